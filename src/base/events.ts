@@ -1,0 +1,103 @@
+/**
+ * What happens, as data. The core emits events; `report/` folds them into text. Events are JSON-safe, carry no prose and no
+ * colour, and are documented by schemas/event.schema.json.
+ */
+
+/** A span of work a person may wait for. */
+export type Activity =
+  | { readonly type: 'lock'; readonly flake: string }
+  /** Asking a server what a ref, or the tags, of a repository are. */
+  | { readonly type: 'resolve'; readonly subject: string }
+  /** Moving bytes from another place into the cache, hashing them on the way. Progress in bytes or objects. */
+  | { readonly type: 'fetch'; readonly subject: string }
+  /** Computing a NAR hash of something local. Progress in bytes. */
+  | { readonly type: 'hash'; readonly subject: string }
+  /** Writing a tree into the store. Progress in bytes. */
+  | { readonly type: 'add'; readonly subject: string }
+  | { readonly type: 'unpack'; readonly subject: string }
+  | { readonly type: 'build'; readonly name: string; readonly drvPath: string };
+
+export type ProgressUnit = 'bytes' | 'objects' | 'files';
+
+export type Notice =
+  /** A repository's working tree has changes that are not committed. */
+  | { readonly type: 'dirty-tree'; readonly path: string }
+  | { readonly type: 'untracked'; readonly path: string }
+  | { readonly type: 'host-toolchain'; readonly packages: readonly string[] }
+  | { readonly type: 'no-sandbox'; readonly reason: string }
+  | { readonly type: 'unused-override'; readonly input: string }
+  | {
+      readonly type: 'retry';
+      readonly subject: string;
+      readonly attempt: number;
+      readonly delayMs: number;
+      readonly reason: string;
+    }
+  | { readonly type: 'ci-locked' }
+  | { readonly type: 'lock-written'; readonly path: string };
+
+export type Event =
+  | { readonly kind: 'start'; readonly id: number; readonly parent?: number; readonly activity: Activity }
+  | {
+      readonly kind: 'progress';
+      readonly id: number;
+      readonly done: number;
+      readonly total?: number;
+      readonly unit: ProgressUnit;
+    }
+  | { readonly kind: 'end'; readonly id: number; readonly outcome: 'ok' | 'failed' | 'cached' }
+  /** A line a builder or a remote printed. */
+  | { readonly kind: 'log'; readonly id: number; readonly line: string }
+  | { readonly kind: 'notice'; readonly notice: Notice };
+
+export interface Reporter {
+  emit(event: Event): void;
+}
+
+/** For library use and tests: nobody listens. */
+export const silent: Reporter = { emit: () => {} };
+
+let lastId = 0;
+
+/** The running end of a span: report progress, log lines, and start children below it. */
+export interface Span {
+  readonly id: number;
+  progress(done: number, total: number | undefined, unit: ProgressUnit): void;
+  log(line: string): void;
+  /** Ends as `cached` instead of `ok`: nothing had to be done. */
+  cached(): void;
+}
+
+/** Runs `work` between a start and an end event; the end tells whether it threw. */
+export async function span<T>(
+  reporter: Reporter,
+  activity: Activity,
+  work: (span: Span) => Promise<T>,
+  parent?: number,
+): Promise<T> {
+  const id = ++lastId;
+  let outcome: 'ok' | 'failed' | 'cached' = 'ok';
+  reporter.emit(
+    parent === undefined ? { kind: 'start', id, activity } : { kind: 'start', id, parent, activity },
+  );
+  try {
+    return await work({
+      id,
+      progress: (done, total, unit) =>
+        reporter.emit(
+          total === undefined
+            ? { kind: 'progress', id, done, unit }
+            : { kind: 'progress', id, done, total, unit },
+        ),
+      log: (line) => reporter.emit({ kind: 'log', id, line }),
+      cached: () => {
+        outcome = 'cached';
+      },
+    });
+  } catch (error) {
+    outcome = 'failed';
+    throw error;
+  } finally {
+    reporter.emit({ kind: 'end', id, outcome });
+  }
+}

@@ -1,0 +1,155 @@
+/** Files that survive: staged beside their place, synced, renamed; and locks between processes. */
+import { randomBytes } from 'node:crypto';
+import { type FileHandle, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { FlkError, systemCode } from './errors.ts';
+
+/** The file's bytes, or undefined where there is none. Larger than `limit` bytes is FLK_LIMIT. */
+export async function readFileIfExists(path: string, limit = 64 * 1024 * 1024): Promise<Buffer | undefined> {
+  try {
+    const info = await stat(path);
+    if (info.size > limit)
+      throw new FlkError('FLK_LIMIT', `${path} has ${info.size} bytes; at most ${limit} are read`);
+    return await readFile(path);
+  } catch (error) {
+    if (error instanceof FlkError) throw error;
+    const code = systemCode(error);
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
+    throw new FlkError('FLK_FILE_UNREADABLE', `cannot read ${path}: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+/**
+ * Replaces a file in one step: a reader sees the old bytes or the new ones, also after a power cut. Keeps the old file's mode.
+ * Throws FLK_FILE_UNWRITABLE and leaves the old file as it was.
+ */
+export async function writeFileAtomic(path: string, data: string | Buffer): Promise<void> {
+  const staged = join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(4).toString('hex')}`);
+  try {
+    const mode = await stat(path).then(
+      (info) => info.mode & 0o777,
+      () => 0o644,
+    );
+    const handle = await open(staged, 'wx', mode);
+    try {
+      await handle.writeFile(data);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(staged, path);
+    await syncFolder(dirname(path));
+  } catch (error) {
+    await rm(staged, { force: true }).catch(() => {});
+    throw new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${path}: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+/** Makes a rename or a new name in this folder last through a power cut. */
+export async function syncFolder(folder: string): Promise<void> {
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Creates a folder and its parents. */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true });
+  } catch (error) {
+    throw new FlkError('FLK_FILE_UNWRITABLE', `cannot create ${path}: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+/**
+ * Runs `work` while holding an exclusive lock file at `path`, which names its owner's pid and start time. A lock whose owner is
+ * dead is taken over. Waits up to `patience` ms, then throws FLK_LOCK_BUSY. All owners must be on one machine.
+ */
+export async function withFileLock<T>(path: string, work: () => Promise<T>, patience = 600_000): Promise<T> {
+  const owner = `${process.pid} ${await startTime(process.pid)} ${randomBytes(6).toString('hex')}\n`;
+  const deadline = Date.now() + patience;
+  for (let wait = 5; ; wait = Math.min(wait * 2, 200)) {
+    if (await take(path, owner)) break;
+    if (Date.now() > deadline) {
+      throw new FlkError('FLK_LOCK_BUSY', `${path} is held by another flk`, {
+        facts: { holder: await holder(path) },
+      });
+    }
+    await sleep(wait);
+  }
+  try {
+    return await work();
+  } finally {
+    if ((await readFile(path, 'utf8').catch(() => '')) === owner) await rm(path, { force: true });
+  }
+}
+
+async function take(path: string, owner: string): Promise<boolean> {
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(path, 'wx', 0o644);
+    await handle.writeFile(owner);
+    return true;
+  } catch (error) {
+    if (systemCode(error) !== 'EEXIST') {
+      throw new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${path}: ${(error as Error).message}`, {
+        cause: error,
+      });
+    }
+  } finally {
+    await handle?.close();
+  }
+  const text = await readFile(path, 'utf8').catch(() => undefined);
+  if (text === undefined) return false;
+  const [pid, started] = text.split(' ');
+  // An empty file is an owner between its open and its write, or one that died there: judge it by its age.
+  const abandoned = pid === '' ? await olderThan(path, 10_000) : (await startTime(Number(pid))) !== started;
+  if (!abandoned) return false;
+  // Two waiters may both see the dead owner: only the one that holds the takeover file may remove it, after a second look.
+  const takeover = `${path}.takeover`;
+  try {
+    await (await open(takeover, 'wx')).close();
+  } catch {
+    if (await olderThan(takeover, 10_000)) await rm(takeover, { force: true });
+    return false;
+  }
+  try {
+    if ((await readFile(path, 'utf8').catch(() => undefined)) === text) await rm(path, { force: true });
+  } finally {
+    await rm(takeover, { force: true });
+  }
+  return false;
+}
+
+async function olderThan(path: string, age: number): Promise<boolean> {
+  const info = await stat(path).catch(() => undefined);
+  return info !== undefined && Date.now() - info.mtimeMs > age;
+}
+
+const holder = async (path: string): Promise<string> =>
+  `pid ${(await readFile(path, 'utf8').catch(() => '?')).split(' ')[0]}`;
+
+/** Field 22 of /proc/PID/stat, which tells a process from a later one with the same number; `-` when it is gone. */
+async function startTime(pid: number): Promise<string> {
+  try {
+    const text = await readFile(`/proc/${pid}/stat`, 'utf8');
+    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19] ?? '-';
+  } catch {
+    try {
+      process.kill(pid, 0);
+      return '?';
+    } catch (error) {
+      return systemCode(error) === 'EPERM' ? '?' : '-';
+    }
+  }
+}

@@ -1,0 +1,100 @@
+/** Other programs: no shell, a scrubbed environment, captured errors, an end for the whole group. */
+import { spawn } from 'node:child_process';
+import type { Readable, Writable } from 'node:stream';
+import { FlkError, systemCode } from './errors.ts';
+
+export interface RunOptions {
+  readonly cwd?: string;
+  readonly env?: NodeJS.ProcessEnv;
+  readonly input?: Buffer | string;
+  /** Captured stdout above this many bytes is FLK_LIMIT. Default 64 MiB. */
+  readonly maxOutput?: number;
+  readonly signal?: AbortSignal;
+}
+
+export interface Finished {
+  /** Exit status; null when a signal ended it. */
+  readonly status: number | null;
+  readonly stdout: Buffer;
+  /** The last 64 KiB. */
+  readonly stderr: string;
+}
+
+const stderrKept = 64 * 1024;
+
+/** Runs a program to its end. Rejects with `FLK_GIT_MISSING`-like errors only through `missing`; a non-zero status is an answer. */
+export async function run(
+  program: string,
+  args: readonly string[],
+  options: RunOptions = {},
+): Promise<Finished> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  const max = options.maxOutput ?? 64 * 1024 * 1024;
+  const child = start(program, args, options);
+  let tooMuch = false;
+  child.stdout.on('data', (chunk: Buffer) => {
+    size += chunk.length;
+    if (size > max) {
+      tooMuch = true;
+      child.kill();
+    } else chunks.push(chunk);
+  });
+  // A program may end without reading its input; that is its answer, not our failure.
+  child.stdin.on('error', () => {});
+  child.stdin.end(options.input);
+  const { status, stderr } = await child.finished;
+  if (tooMuch) throw new FlkError('FLK_LIMIT', `${program} printed more than ${max} bytes`);
+  return { status, stdout: Buffer.concat(chunks), stderr };
+}
+
+export interface Running {
+  readonly pid: number | undefined;
+  readonly stdin: Writable;
+  readonly stdout: Readable;
+  readonly finished: Promise<{ status: number | null; stderr: string }>;
+  kill(): void;
+}
+
+/** Starts a program whose stdin and stdout the caller streams. `finished` rejects when it could not be started. */
+export function start(
+  program: string,
+  args: readonly string[],
+  options: Omit<RunOptions, 'input'> = {},
+): Running {
+  const child = spawn(program, args, {
+    ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+    ...(options.env === undefined ? {} : { env: options.env }),
+    ...(options.signal === undefined ? {} : { signal: options.signal }),
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  let stderr = '';
+  child.stderr.setEncoding('utf8');
+  child.stderr.on('data', (text: string) => {
+    stderr = (stderr + text).slice(-stderrKept);
+  });
+  const finished = new Promise<{ status: number | null; stderr: string }>((resolve, reject) => {
+    child.on('error', (error) => {
+      if (options.signal?.aborted) reject(new FlkError('FLK_INTERRUPTED', 'interrupted', { cause: error }));
+      else if (systemCode(error) === 'ENOENT')
+        reject(
+          new FlkError(
+            program === 'git' ? 'FLK_GIT_MISSING' : 'FLK_INTERNAL',
+            `cannot run ${program}: not found`,
+            { cause: error },
+          ),
+        );
+      else reject(new FlkError('FLK_INTERNAL', `cannot run ${program}: ${error.message}`, { cause: error }));
+    });
+    child.on('close', (status) => resolve({ status, stderr }));
+  });
+  // The caller may only look at the streams; an unobserved rejection must not end flk.
+  finished.catch(() => {});
+  return {
+    pid: child.pid,
+    stdin: child.stdin,
+    stdout: child.stdout,
+    finished,
+    kill: () => void child.kill('SIGKILL'),
+  };
+}

@@ -1,0 +1,20 @@
+/** What a store knows about a path. */
+import type { NarHash } from '../formats/hash.ts';
+import type { StorePath } from '../formats/store-path.ts';
+
+export interface PathInfo {
+  readonly path: StorePath;
+  readonly narHash: NarHash;
+  readonly narSize: number;
+  /** Store paths whose hash part occurs in the content; may hold the path itself. Sorted. */
+  readonly references: readonly StorePath[];
+  readonly deriver?: StorePath;
+  /** Seconds since 1970. */
+  readonly registrationTime: number;
+  /** Built or computed here, not taken on someone's word. */
+  readonly ultimate: boolean;
+  /** `NAME:base64`. */
+  readonly signatures: readonly string[];
+  /** Content address, as narinfo prints it (`fixed:r:sha256:…`, `text:sha256:…`); a path with one needs no signature. */
+  readonly ca?: string;
+}
