@@ -1,0 +1,95 @@
+import { spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { FlkError } from '../../../src/base/errors.ts';
+import { readFileIfExists, withFileLock, writeFileAtomic } from '../../../src/base/files.ts';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'flk-files-'));
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+const codeOf = async (work: Promise<unknown>): Promise<string> =>
+  work.then(
+    () => 'nothing thrown',
+    (error: unknown) => (error instanceof FlkError ? error.code : String(error)),
+  );
+
+describe('writeFileAtomic', () => {
+  test('replaces the file, keeps its mode and leaves nothing beside it', async () => {
+    const path = join(folder, 'flake.lock');
+    writeFileSync(path, 'old', { mode: 0o600 });
+    await writeFileAtomic(path, 'new');
+    expect(readFileSync(path, 'utf8')).toBe('new');
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    expect(readdirSync(folder)).toEqual(['flake.lock']);
+  });
+
+  test('a folder that cannot take the file is FLK_FILE_UNWRITABLE and the old file stays', async () => {
+    const path = join(folder, 'taken');
+    mkdirSync(path);
+    writeFileSync(join(path, 'inside'), 'kept');
+    expect(await codeOf(writeFileAtomic(path, 'new'))).toBe('FLK_FILE_UNWRITABLE');
+    expect(readFileSync(join(path, 'inside'), 'utf8')).toBe('kept');
+    expect(readdirSync(folder)).toEqual(['taken']);
+  });
+
+  test('a folder that is not there is FLK_FILE_UNWRITABLE', async () => {
+    expect(await codeOf(writeFileAtomic(join(folder, 'missing', 'flake.lock'), 'x'))).toBe('FLK_FILE_UNWRITABLE');
+  });
+});
+
+describe('readFileIfExists', () => {
+  test('tells a missing file from an unreadable one and from one that is too large', async () => {
+    expect(await readFileIfExists(join(folder, 'none'))).toBeUndefined();
+    expect(await codeOf(readFileIfExists(folder))).toBe('FLK_FILE_UNREADABLE');
+    writeFileSync(join(folder, 'large'), 'x'.repeat(11));
+    expect(await codeOf(readFileIfExists(join(folder, 'large'), 10))).toBe('FLK_LIMIT');
+  });
+});
+
+describe('withFileLock', () => {
+  test('lets one in at a time', async () => {
+    const path = join(folder, 'lock');
+    let inside = 0;
+    let most = 0;
+    await Promise.all(
+      Array.from({ length: 8 }, () =>
+        withFileLock(path, async () => {
+          most = Math.max(most, ++inside);
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          inside--;
+        }),
+      ),
+    );
+    expect(most).toBe(1);
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  test('frees the lock when the work fails', async () => {
+    const path = join(folder, 'lock');
+    await expect(withFileLock(path, () => Promise.reject(new Error('no')))).rejects.toThrow('no');
+    expect(await withFileLock(path, async () => 'in')).toBe('in');
+  });
+
+  test('takes over from a process that was killed', async () => {
+    const path = join(folder, 'lock');
+    const child = spawn('sleep', ['100']);
+    const started = readFileSync(`/proc/${child.pid}/stat`, 'utf8');
+    const time = started.slice(started.lastIndexOf(')') + 2).split(' ')[19];
+    writeFileSync(path, `${child.pid} ${time} abc\n`);
+    expect(await codeOf(withFileLock(path, async () => {}, 50))).toBe('FLK_LOCK_BUSY');
+    child.kill('SIGKILL');
+    await new Promise((resolve) => child.on('close', resolve));
+    expect(await withFileLock(path, async () => 'in', 5000)).toBe('in');
+  });
+
+  test('does not mistake a reused process number for the owner', async () => {
+    const path = join(folder, 'lock');
+    writeFileSync(path, `${process.pid} 1 abc\n`);
+    expect(await withFileLock(path, async () => 'in', 5000)).toBe('in');
+  });
+});
