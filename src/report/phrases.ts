@@ -1,0 +1,58 @@
+/** The words for activities and notices: one place, so that every report says the same. */
+import type { Activity, Notice } from '../base/events.ts';
+import { cleanLine, formatDuration } from './text.ts';
+
+/** What is being done to what: `fetching`, `git+https://…`. */
+export function activityWords(activity: Activity): { doing: string; done: string; subject: string } {
+  switch (activity.type) {
+    case 'lock':
+      return { doing: 'locking', done: 'locked', subject: cleanLine(activity.flake) };
+    case 'resolve':
+      return { doing: 'resolving', done: 'resolved', subject: cleanLine(activity.subject) };
+    case 'fetch':
+      return { doing: 'fetching', done: 'fetched', subject: cleanLine(activity.subject) };
+    case 'hash':
+      return { doing: 'hashing', done: 'hashed', subject: cleanLine(activity.subject) };
+    case 'add':
+      return { doing: 'storing', done: 'stored', subject: cleanLine(activity.subject) };
+    case 'unpack':
+      return { doing: 'unpacking', done: 'unpacked', subject: cleanLine(activity.subject) };
+    case 'build':
+      return { doing: 'building', done: 'built', subject: cleanLine(activity.name) };
+  }
+}
+
+export interface NoticeWords {
+  readonly severity: 'warning' | 'note';
+  readonly text: string;
+}
+
+export function noticeWords(notice: Notice): NoticeWords {
+  switch (notice.type) {
+    case 'dirty-tree':
+      return warning(`Git tree ${notice.path} has uncommitted changes`);
+    case 'untracked':
+      return warning(
+        `${notice.path} is not tracked by Git, so flk does not see it: git add -N ${notice.path}`,
+      );
+    case 'host-toolchain':
+      return note(
+        `impure: host toolchain for ${notice.packages.join(', ')}; set toolchain: for builds that are the same everywhere`,
+      );
+    case 'no-sandbox':
+      return warning(`building without a sandbox: ${notice.reason}`);
+    case 'unused-override':
+      return warning(`--override-input ${notice.input} names an input that the flake does not have`);
+    case 'retry':
+      return note(
+        `${notice.subject}: ${notice.reason}; attempt ${notice.attempt} in ${formatDuration(notice.delayMs)}`,
+      );
+    case 'ci-locked':
+      return note('CI is set: flake.lock may not change (--no-locked allows it)');
+    case 'lock-written':
+      return note(`wrote ${notice.path}`);
+  }
+}
+
+const warning = (text: string): NoticeWords => ({ severity: 'warning', text: cleanLine(text) });
+const note = (text: string): NoticeWords => ({ severity: 'note', text: cleanLine(text) });
