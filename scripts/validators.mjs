@@ -1,0 +1,105 @@
+/**
+ * Compiles schemas into plain ES modules under src/generated, so that no schema is compiled at run time (that costs 100 ms).
+ * Beside each validator stand the tables that turn its faults into advice: the keys an object may have and the words for a pattern.
+ */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Ajv2020 } from 'ajv/dist/2020.js';
+import standaloneCode from 'ajv/dist/standalone/index.js';
+import { build } from 'esbuild';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const generated = join(root, 'src/generated');
+
+/** Keywords that speak to editors and to flk, and validate nothing. */
+export const annotations = ['patternErrorMessage'];
+
+/** An Ajv as the validators are made with: every fault is reported, schemas are held to strict rules. */
+export function makeAjv(options = {}) {
+  const ajv = new Ajv2020({
+    allErrors: true,
+    allowUnionTypes: true,
+    strict: true,
+    strictRequired: false,
+    ...options,
+  });
+  ajv.addVocabulary(annotations);
+  return ajv;
+}
+
+/** Schema path (`#/$defs/input/additionalProperties`) → keys known there; (`…/pattern`) → what is wanted. */
+function advice(schema) {
+  const keys = {};
+  const patterns = {};
+  const visit = (node, path) => {
+    if (node === null || typeof node !== 'object') return;
+    if (node.additionalProperties === false)
+      keys[`${path}/additionalProperties`] = Object.keys(node.properties ?? {});
+    if (node.patternErrorMessage) patterns[`${path}/pattern`] = node.patternErrorMessage;
+    for (const [key, value] of Object.entries(node)) {
+      if (key === 'examples' || key === 'default') continue;
+      visit(value, `${path}/${key.replaceAll('~', '~0').replaceAll('/', '~1')}`);
+    }
+  };
+  visit(schema, '#');
+  return { keys, patterns };
+}
+
+/** The generated code carries its schema along: no need for the words in it. `properties` holds names, not keywords. */
+function withoutProse(node, names = false) {
+  if (node === null || typeof node !== 'object' || Array.isArray(node)) return node;
+  const prose = ['description', 'title', 'examples', 'default', ...annotations];
+  return Object.fromEntries(
+    Object.entries(node)
+      .filter(([key]) => names || !prose.includes(key))
+      .map(([key, value]) => [
+        key,
+        withoutProse(value, !names && ['properties', 'patternProperties', '$defs'].includes(key)),
+      ]),
+  );
+}
+
+async function compile(name) {
+  const schema = JSON.parse(readFileSync(join(root, 'schemas', `${name}.schema.json`), 'utf8'));
+  const ajv = makeAjv({ inlineRefs: false, code: { source: true, esm: true, lines: false } });
+  const code = standaloneCode(ajv, ajv.compile(withoutProse(schema)));
+  const { keys, patterns } = advice(schema);
+  // The standalone code requires parts of ajv's runtime; esbuild puts them in, so that the result stands alone.
+  const bundled = await build({
+    stdin: {
+      contents: `${code}\nexport const knownKeys = ${JSON.stringify(keys)};\nexport const patternAdvice = ${JSON.stringify(patterns)};\n`,
+      resolveDir: root,
+      loader: 'js',
+    },
+    bundle: true,
+    write: false,
+    format: 'esm',
+    platform: 'neutral',
+    mainFields: ['main'],
+    minifyWhitespace: true,
+    logLevel: 'error',
+  });
+  mkdirSync(generated, { recursive: true });
+  writeFileSync(join(generated, `${name}-validator.js`), bundled.outputFiles[0].text);
+  writeFileSync(
+    join(generated, `${name}-validator.d.ts`),
+    `export interface SchemaFault {
+  readonly keyword: string;
+  readonly instancePath: string;
+  readonly schemaPath: string;
+  readonly params: Readonly<Record<string, unknown>>;
+}
+export declare const validate: {
+  (value: unknown): boolean;
+  errors?: readonly SchemaFault[] | null;
+};
+export declare const knownKeys: Readonly<Record<string, readonly string[]>>;
+export declare const patternAdvice: Readonly<Record<string, string>>;
+`,
+  );
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  for (const name of ['flake']) await compile(name);
+}

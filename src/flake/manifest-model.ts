@@ -1,0 +1,135 @@
+/** `flake.yaml`, read: what a flake asks for and what it offers. */
+import type { Range, SourceFile } from '../base/diagnostics.ts';
+import type { NarHash } from '../formats/hash.ts';
+import type { FlakeRef } from './flake-ref.ts';
+import type { InputPath, PackageRef, Template } from './package-ref.ts';
+
+export interface InputDeclaration {
+  /** Undefined for an input that follows another, or that only overrides below itself. */
+  readonly ref?: FlakeRef;
+  /** Semver range over the repository's tags. */
+  readonly version?: string;
+  /** Tag shape, `release-{version}`. Default: `v{version}`, `{version}` and what semver reads loosely. */
+  readonly tag?: string;
+  /** From the flake that declares this input. */
+  readonly follows?: InputPath;
+  /** False: only files, no manifest is read. */
+  readonly flake: boolean;
+  readonly frozen: boolean;
+  readonly groups: readonly string[];
+  /** Overrides of that flake's own inputs. */
+  readonly inputs: ReadonlyMap<string, InputDeclaration>;
+  /** Where the declaration's key stands in the manifest. */
+  readonly range: Range;
+}
+
+/** This flake's tree, or what of it lies at `path`: empty for the whole, else no leading `./`, no trailing slash, no `..`. */
+export interface SelfSelection {
+  readonly kind: 'self';
+  readonly path: string;
+  /** Patterns in gitignore syntax; empty: everything. */
+  readonly include: readonly string[];
+  readonly exclude: readonly string[];
+}
+
+/** A source or a package's output: `inputs` of a manifest are known by then, packages of other flakes are not. */
+export interface RefSelection {
+  readonly kind: 'ref';
+  readonly ref: PackageRef;
+}
+
+export type SourceSelection = SelfSelection | RefSelection;
+
+export type ToolchainDeclaration =
+  | { readonly kind: 'host' }
+  | { readonly kind: 'package'; readonly ref: PackageRef };
+
+export interface Meta {
+  readonly description?: string;
+  readonly license?: string;
+  readonly homepage?: string;
+  readonly mainProgram?: string;
+}
+
+interface PackageBase {
+  readonly name: string;
+  readonly version?: string;
+  readonly meta: Meta;
+  /** Where the package's key stands in the manifest. */
+  readonly range: Range;
+}
+
+export interface BuiltPackage extends PackageBase {
+  readonly kind: 'build';
+  readonly src?: SourceSelection;
+  /** Undefined: the manifest's default. */
+  readonly toolchain?: ToolchainDeclaration;
+  readonly buildInputs: readonly PackageRef[];
+  readonly env: ReadonlyMap<string, Template>;
+  /** Paths in this flake's tree, or references. */
+  readonly patches: readonly SourceSelection[];
+  /** Only those that are given. */
+  readonly phases: ReadonlyMap<PhaseName, Template>;
+  /** Holds `out`. */
+  readonly outputs: readonly string[];
+}
+
+export const phaseNames = [
+  'unpackPhase',
+  'configurePhase',
+  'buildPhase',
+  'checkPhase',
+  'installPhase',
+] as const;
+
+export type PhaseName = (typeof phaseNames)[number];
+
+export interface FetchedPackage extends PackageBase {
+  readonly kind: 'fetch';
+  /** Never empty. */
+  readonly urls: readonly string[];
+  /** SRI. Undefined when the author has not filled it in yet: fetching then tells the right one. */
+  readonly hash?: NarHash;
+  readonly unpack: boolean;
+  /** Drop an archive's single top folder. */
+  readonly stripRoot: boolean;
+  readonly executable: boolean;
+}
+
+export interface MergedPackage extends PackageBase {
+  readonly kind: 'merge';
+  readonly parts: readonly PackageRef[];
+  /** Link path in the tree → target. */
+  readonly links: ReadonlyMap<string, string>;
+}
+
+export interface AliasPackage {
+  readonly kind: 'alias';
+  readonly name: string;
+  readonly target: PackageRef;
+  readonly range: Range;
+}
+
+export type PackageDeclaration = BuiltPackage | FetchedPackage | MergedPackage | AliasPackage;
+
+export interface Manifest {
+  readonly file: SourceFile;
+  readonly description?: string;
+  readonly requireVersion?: string;
+  /** Empty: any. */
+  readonly systems: readonly string[];
+  readonly inputs: ReadonlyMap<string, InputDeclaration>;
+  /** As they are where no `perSystem` says otherwise. To build, ask `packagesFor`. */
+  readonly packages: ReadonlyMap<string, PackageDeclaration>;
+  /** System → the packages that are different there, or that are only there. */
+  readonly perSystem: ReadonlyMap<string, ReadonlyMap<string, PackageDeclaration>>;
+  readonly toolchain?: ToolchainDeclaration;
+  /** Which phases runner, `setup/N.sh`. */
+  readonly setup: number;
+}
+
+/** The packages as they are on one system. */
+export function packagesFor(manifest: Manifest, system: string): ReadonlyMap<string, PackageDeclaration> {
+  const own = manifest.perSystem.get(system);
+  return own === undefined ? manifest.packages : new Map([...manifest.packages, ...own]);
+}
