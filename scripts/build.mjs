@@ -1,0 +1,87 @@
+/**
+ * `npm run build`: the program (dist/flk.cjs, one file), the library (dist/index.js) and its types (dist/types).
+ * `--no-types` leaves the types out, which take longest.
+ *
+ * The program is CommonJS: Node 20 starts an ES module 10 ms later than a CommonJS one, and the whole of `flk lock` with nothing
+ * to do takes 30. Every import() inside stays lazy: the modules behind it are compiled by V8 only when they are first called.
+ */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const dist = join(root, 'dist');
+const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+
+/** Loaded from node_modules when first needed: native code, and isomorphic-git, which only a machine without git needs. */
+const external = ['libsql', 'lzma-native', 'isomorphic-git', 'isomorphic-git/*'];
+
+const common = {
+  absWorkingDir: root,
+  bundle: true,
+  platform: 'node',
+  target: 'node20.19',
+  write: false,
+  legalComments: 'none',
+  logLevel: 'warning',
+  // Stack traces keep their names; the blanks and comments are only bytes to read at every start.
+  minifyWhitespace: true,
+  minifySyntax: true,
+  define: { 'process.env.FLK_VERSION': JSON.stringify(manifest.version) },
+};
+
+if (existsSync(join(root, 'scripts/validators.mjs'))) node('scripts/validators.mjs');
+
+const outputs = await Promise.all([
+  build({
+    ...common,
+    entryPoints: ['src/cli/main.ts'],
+    outfile: 'dist/flk.cjs',
+    format: 'cjs',
+    external,
+    supported: { 'dynamic-import': false },
+    define: {
+      ...common.define,
+      'import.meta.url': '__flkUrl',
+      'import.meta.dirname': '__dirname',
+      'import.meta.filename': '__filename',
+    },
+    banner: { js: "'use strict';const __flkUrl=require('node:url').pathToFileURL(__filename).href;" },
+  }),
+  build({
+    ...common,
+    entryPoints: ['src/index.ts'],
+    outfile: 'dist/index.js',
+    format: 'esm',
+    packages: 'external',
+  }),
+]);
+for (const { outputFiles } of outputs) for (const file of outputFiles) put(file.path, file.contents);
+
+// Files that the program reads at run time, found beside it as they are beside their module in src.
+const assets = join(root, 'src/build/setup');
+if (existsSync(assets)) {
+  for (const name of readdirSync(assets)) put(join(dist, 'setup', name), readFileSync(join(assets, name)));
+}
+
+if (!process.argv.includes('--no-types')) {
+  const staged = `dist/.types-${process.pid}`;
+  node('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json', '--outDir', staged);
+  rmSync(join(dist, 'types'), { recursive: true, force: true });
+  renameSync(join(root, staged), join(dist, 'types'));
+}
+
+/** In one step: a program that runs meanwhile sees the old file or the new one. */
+function put(path, contents) {
+  mkdirSync(dirname(path), { recursive: true });
+  const staged = join(dirname(path), `.${basename(path)}.${process.pid}`);
+  writeFileSync(staged, contents);
+  renameSync(staged, path);
+}
+
+function node(...args) {
+  const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' });
+  if (status !== 0) process.exit(status ?? 1);
+}

@@ -1,0 +1,138 @@
+/** What a command works with: its arguments, its folders, the report, and the parts of flk, each made when first asked for. */
+import { homedir } from 'node:os';
+import { isAbsolute, join, resolve } from 'node:path';
+import { FlkError } from '../base/errors.ts';
+import type { Reporter } from '../base/events.ts';
+import { JsonReport } from '../report/json.ts';
+import { PlainReport } from '../report/plain.ts';
+import type { Renderer } from '../report/renderer.ts';
+import { colours, noColours, type Palette } from '../report/text.ts';
+import { TtyReport } from '../report/tty.ts';
+import type { CommandName, Flags } from './options.ts';
+
+/** A place text goes to; `process.stdout` and `process.stderr` fit. */
+export interface Terminal {
+  write(text: string): unknown;
+  readonly isTTY?: boolean;
+  readonly columns?: number;
+  readonly rows?: number;
+}
+
+/** The process around flk. */
+export interface World {
+  readonly env: NodeJS.ProcessEnv;
+  readonly cwd: string;
+  readonly stdout: Terminal;
+  readonly stderr: Terminal;
+}
+
+export interface Folders {
+  /** May be removed at any time. */
+  readonly cache: string;
+  /** The root that stands for `/`: store paths lie in `STORE/nix/store`. */
+  readonly store: string;
+}
+
+export class Context {
+  readonly command: CommandName;
+  readonly args: readonly string[];
+  readonly rest: readonly string[];
+  readonly flags: Flags;
+  readonly env: NodeJS.ProcessEnv;
+  readonly cwd: string;
+  readonly folders: Folders;
+  readonly report: Renderer;
+  /** Fires at the first Ctrl-C. */
+  readonly signal: AbortSignal;
+  /** Colours for stdout. */
+  readonly paint: Palette;
+  readonly #stdout: Terminal;
+
+  constructor(
+    world: World,
+    asked: {
+      readonly command: CommandName;
+      readonly args: readonly string[];
+      readonly rest: readonly string[];
+      readonly flags: Flags;
+    },
+    report: Renderer,
+    signal: AbortSignal,
+  ) {
+    this.command = asked.command;
+    this.args = asked.args;
+    this.rest = asked.rest;
+    this.flags = asked.flags;
+    this.env = world.env;
+    this.cwd = world.cwd;
+    this.folders = foldersOf(world, asked.flags.store);
+    this.report = report;
+    this.signal = signal;
+    this.paint = paletteFor(world.stdout, world.env);
+    this.#stdout = world.stdout;
+  }
+
+  get reporter(): Reporter {
+    return this.report;
+  }
+
+  get offline(): boolean {
+    return this.flags.offline || this.flags.frozen;
+  }
+
+  /** Prints a command's result: the data itself under `--json`, else what `human` makes of it, if anything. */
+  answer(data: unknown, human: () => string): void {
+    const text = this.flags.json ? JSON.stringify(data, null, 2) : human();
+    this.report.close();
+    if (text !== '') this.#stdout.write(`${text}\n`);
+  }
+}
+
+/** XDG's folders; `--store` and relative values count from the current folder. */
+export function foldersOf(world: Pick<World, 'env' | 'cwd'>, store: string | undefined): Folders {
+  const home = world.env.HOME ?? homedir();
+  // The XDG specification: a value that is not absolute is ignored.
+  const xdg = (name: string, fallback: string): string => {
+    const value = world.env[name];
+    return value !== undefined && isAbsolute(value) ? value : join(home, fallback);
+  };
+  return {
+    cache: join(xdg('XDG_CACHE_HOME', '.cache'), 'flk'),
+    store:
+      store === undefined ? join(xdg('XDG_DATA_HOME', '.local/share'), 'flk') : resolve(world.cwd, store),
+  };
+}
+
+/** Colours only where a person looks, and not against their wish (no-color.org). */
+export function paletteFor(terminal: Terminal, env: NodeJS.ProcessEnv): Palette {
+  const wanted = terminal.isTTY === true && (env.NO_COLOR ?? '') === '' && env.TERM !== 'dumb';
+  return wanted ? colours : noColours;
+}
+
+/** The report that suits the place it is written to, or the one that was asked for. */
+export function makeReport(
+  world: World,
+  flags: Pick<Flags, 'log-format' | 'quiet' | 'print-build-logs'>,
+): Renderer {
+  const asked = flags['log-format'] ?? 'auto';
+  if (!['auto', 'tty', 'plain', 'json'].includes(asked))
+    throw new FlkError('FLK_USAGE', `there is no log format '${asked}'`, {
+      hint: '--log-format auto, tty, plain or json',
+    });
+  if (asked === 'json') return new JsonReport(world.stderr);
+  const redraws = world.stderr.isTTY === true && world.env.TERM !== 'dumb' && world.env.CI !== 'true';
+  const options = {
+    logs: flags['print-build-logs'],
+    quiet: flags.quiet,
+    palette: paletteFor(world.stderr, world.env),
+    clock: () => performance.now(),
+    every: (ms: number, tick: () => void) => {
+      const timer = setInterval(tick, ms);
+      timer.unref();
+      return () => clearInterval(timer);
+    },
+  };
+  return asked === 'tty' || (asked === 'auto' && redraws)
+    ? new TtyReport(world.stderr, options)
+    : new PlainReport(world.stderr, options);
+}

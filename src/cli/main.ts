@@ -1,0 +1,101 @@
+/** The program: a command line in, an exit status out. */
+import { asFlkError, FlkError } from '../base/errors.ts';
+import { errorJson, renderError } from '../report/errors.ts';
+import { githubAnnotations } from '../report/github.ts';
+import type { Renderer } from '../report/renderer.ts';
+import { Context, makeReport, paletteFor, type World } from './context.ts';
+import { type CommandName, helpText, parseCommandLine } from './options.ts';
+
+type Run = (context: Context) => Promise<number>;
+
+/** Each command is loaded when it is called. */
+const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
+  explain: async () => (await import('./commands/explain.ts')).runExplain,
+};
+
+/** After the first Ctrl-C, the time that running work has to clean up. */
+const graceMs = 5000;
+
+/** Runs one command line; never rejects. `signal` stops it: the status is then 130. */
+export async function runCommandLine(
+  argv: readonly string[],
+  world: World,
+  signal: AbortSignal,
+): Promise<number> {
+  let report: Renderer | undefined;
+  try {
+    const asked = parseCommandLine(argv, world.env);
+    if (asked.kind === 'help') {
+      world.stdout.write(`${helpText(asked.command)}\n`);
+      return 0;
+    }
+    if (asked.kind === 'version') {
+      world.stdout.write(`flk ${process.env.FLK_VERSION}\n`);
+      return 0;
+    }
+    report = makeReport(world, asked.flags);
+    const context = new Context(world, asked, report, signal);
+    const run = await loaders[asked.command]();
+    return await run(context);
+  } catch (thrown) {
+    return fail(thrown, argv, world, signal, report);
+  } finally {
+    report?.close();
+  }
+}
+
+/**
+ * The error for people goes to stderr. Under `--json` stdout gets `{"error": …}` where the result would stand, so that a program
+ * reads one document from one place.
+ */
+function fail(
+  thrown: unknown,
+  argv: readonly string[],
+  world: World,
+  signal: AbortSignal,
+  report: Renderer | undefined,
+): number {
+  // What breaks while everything is being torn down is not the reason.
+  const error = signal.aborted ? new FlkError('FLK_INTERRUPTED', 'interrupted') : asFlkError(thrown);
+  report?.close();
+  const ends = argv.indexOf('--');
+  if (argv.slice(0, ends === -1 ? argv.length : ends).includes('--json'))
+    world.stdout.write(`${JSON.stringify(errorJson(error), null, 2)}\n`);
+  const lines = [renderError(error, paletteFor(world.stderr, world.env))];
+  if (error.code === 'FLK_INTERNAL' && error.cause instanceof Error && error.cause.stack !== undefined)
+    lines.push(error.cause.stack);
+  if (world.env.GITHUB_ACTIONS === 'true') lines.push(...githubAnnotations(error));
+  const text = lines.join('\n');
+  if (report) report.say(text);
+  else world.stderr.write(`${text}\n`);
+  return error.exitStatus;
+}
+
+/** The process: signals, broken pipes, the exit status. */
+export function main(): void {
+  const controller = new AbortController();
+  let finished = false;
+  const finish = (status: number): void => {
+    finished = true;
+    // Sockets kept alive and timers must not hold the process; what was written to a pipe or file on Linux is already there.
+    process.exit(status);
+  };
+  for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(name, () => {
+      if (controller.signal.aborted) process.exit(130);
+      controller.abort(name);
+      setTimeout(() => finish(130), graceMs).unref();
+    });
+  }
+  // A reader that has seen enough, as in `flk metadata | head`, is no error.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
+  process.on('beforeExit', () => {
+    // Nothing is left to wait for, yet the command has not ended: a promise was lost.
+    if (!finished) process.exit(70);
+  });
+  void runCommandLine(
+    process.argv.slice(2),
+    { env: process.env, cwd: process.cwd(), stdout: process.stdout, stderr: process.stderr },
+    controller.signal,
+  ).then(finish);
+}

@@ -1,0 +1,403 @@
+/** The command line as one table: what parses it also prints its help and documents it. */
+import { nearest } from '../base/diagnostics.ts';
+import { FlkError } from '../base/errors.ts';
+
+interface OptionRow {
+  /** How it takes its value: not at all, as text, as a whole number, as two texts. */
+  readonly kind: 'flag' | 'text' | 'number' | 'pair';
+  readonly short?: string;
+  /** What the value is called in help. */
+  readonly value?: string;
+  /** `--no-NAME` says the opposite, and is told apart from saying nothing. */
+  readonly negatable?: true;
+  /** Environment variable that speaks where the command line does not. */
+  readonly env?: string;
+  readonly help: string;
+}
+
+export const options = {
+  help: { kind: 'flag', short: 'h', help: 'Show help' },
+  quiet: { kind: 'flag', short: 'q', help: 'Say nothing but results and errors' },
+  json: { kind: 'flag', help: 'Answer in JSON on stdout, errors too' },
+  'log-format': {
+    kind: 'text',
+    value: 'FORMAT',
+    help: 'How to report on stderr: auto, tty, plain, or json (one event a line)',
+  },
+  check: { kind: 'flag', help: 'Only say whether flake.lock is up to date; no network, nothing written' },
+  flake: { kind: 'text', value: 'FLAKE', help: 'The flake to work on (default: .)' },
+  version: { kind: 'text', value: 'RANGE', help: 'Take the highest tag in this semver range' },
+  'no-flake': { kind: 'flag', help: 'The input is only files: read no manifest in it' },
+  locked: { kind: 'flag', negatable: true, env: 'FLK_LOCKED', help: 'Fail rather than change flake.lock' },
+  frozen: { kind: 'flag', env: 'FLK_FROZEN', help: 'The same as --locked --offline' },
+  offline: { kind: 'flag', env: 'FLK_OFFLINE', help: 'Use no network' },
+  refresh: { kind: 'flag', help: 'Ask servers again, whatever they answered within the last hour' },
+  'no-write-lock-file': { kind: 'flag', help: 'Lock in memory and leave flake.lock as it is' },
+  'override-input': { kind: 'pair', value: 'PATH REF', help: 'Take the input at PATH (greet/base) from REF' },
+  'print-build-logs': { kind: 'flag', short: 'L', help: 'Show each line that builders print' },
+  'no-link': { kind: 'flag', help: 'Make no result link' },
+  'out-link': {
+    kind: 'text',
+    short: 'o',
+    value: 'LINK',
+    help: 'Where to put the result link (default: result)',
+  },
+  'print-out-paths': { kind: 'flag', help: 'Print the output paths on stdout' },
+  rebuild: { kind: 'flag', help: 'Build again and compare with what is there' },
+  'keep-going': { kind: 'flag', short: 'k', help: 'After a failure, build what does not depend on it' },
+  'no-sandbox': { kind: 'flag', help: 'Let builders see and change this machine' },
+  'max-jobs': {
+    kind: 'number',
+    short: 'j',
+    value: 'N',
+    help: 'How many builds run at a time (default: one per core)',
+  },
+  cores: { kind: 'number', value: 'N', help: 'NIX_BUILD_CORES for builders (default: all)' },
+  timeout: { kind: 'number', value: 'SECONDS', help: 'Stop a build that runs for longer' },
+  'max-silent-time': {
+    kind: 'number',
+    value: 'SECONDS',
+    help: 'Stop a build that prints nothing for longer',
+  },
+  store: {
+    kind: 'text',
+    value: 'DIR',
+    env: 'FLK_STORE',
+    help: 'The folder that holds the store (default: $XDG_DATA_HOME/flk)',
+  },
+} as const satisfies Record<string, OptionRow>;
+
+export type OptionName = keyof typeof options;
+
+type ValueOf<R extends OptionRow> = R['kind'] extends 'pair'
+  ? readonly (readonly [string, string])[]
+  : R['kind'] extends 'number'
+    ? number | undefined
+    : R['kind'] extends 'text'
+      ? string | undefined
+      : R extends { readonly negatable: true }
+        ? boolean | undefined
+        : boolean;
+
+/** What was asked for. A flag that was not given is false, a negatable one undefined; a pair may come any number of times. */
+export type Flags = { readonly [N in OptionName]: ValueOf<(typeof options)[N]> };
+
+interface CommandRow {
+  /** The arguments as help shows them. */
+  readonly args: string;
+  /** How many arguments it takes; no `max`: any number. */
+  readonly min: number;
+  readonly max?: number;
+  readonly summary: string;
+  /** Further lines of help. */
+  readonly details: string;
+  readonly options: readonly OptionName[];
+}
+
+const common = ['help', 'quiet', 'json', 'log-format'] as const satisfies readonly OptionName[];
+const network = ['offline', 'refresh', 'store'] as const satisfies readonly OptionName[];
+const locking = [
+  'locked',
+  'frozen',
+  'no-write-lock-file',
+  'override-input',
+] as const satisfies readonly OptionName[];
+const building = [
+  'print-build-logs',
+  'no-sandbox',
+  'keep-going',
+  'max-jobs',
+  'cores',
+  'timeout',
+  'max-silent-time',
+] as const satisfies readonly OptionName[];
+
+export const commands = {
+  init: {
+    args: '[DIR]',
+    min: 0,
+    max: 1,
+    summary: 'Write a flake.yaml that locks and builds at once',
+    details: 'Never overwrites a manifest. In a Git repository the new file is made known with git add -N.',
+    options: common,
+  },
+  add: {
+    args: 'URL [NAME]',
+    min: 1,
+    max: 2,
+    summary: 'Add an input to flake.yaml and lock it',
+    details:
+      'NAME defaults to the last word of the URL. The rest of flake.yaml, comments too, stays as its author wrote it.',
+    options: [...common, 'flake', 'version', 'no-flake', ...network],
+  },
+  lock: {
+    args: '[FLAKE]',
+    min: 0,
+    max: 1,
+    summary: 'Pin every input, and theirs, in flake.lock',
+    details:
+      'Adds what is missing and drops what is gone; never moves a pin that still fits. With --check: exit status 1 and the\nreasons when flake.lock is not what locking now would give.',
+    options: [...common, 'check', ...locking, ...network],
+  },
+  update: {
+    args: '[INPUT…]',
+    min: 0,
+    summary: 'Move the named inputs, or all, to what their references mean now',
+    details: 'INPUT may be a path, greet/base. Pins that were not named stay.',
+    options: [...common, 'flake', 'no-write-lock-file', 'override-input', ...network],
+  },
+  build: {
+    args: '[FLAKE#PACKAGE…]',
+    min: 0,
+    summary: 'Build packages',
+    details:
+      'Locks first, as flk lock does. PACKAGE defaults to default; #NAME is a package of the flake in this folder. --json prints\nwhat nix build --json prints. Where CI=true, --locked is the default; --no-locked takes it back.',
+    options: [
+      ...common,
+      'no-link',
+      'out-link',
+      'print-out-paths',
+      'rebuild',
+      ...building,
+      ...locking,
+      ...network,
+    ],
+  },
+  run: {
+    args: '[FLAKE#PACKAGE] [-- ARGS…]',
+    min: 0,
+    max: 1,
+    summary: 'Build a package and run its program',
+    details:
+      'The program is meta.mainProgram, else the package’s name, in the output’s bin. It runs in this folder, in a view of this\nmachine that has /nix/store. Exits as the program does. Where CI=true, --locked is the default; --no-locked takes it back.',
+    options: [...common, ...building, ...locking, ...network],
+  },
+  metadata: {
+    args: '[FLAKE]',
+    min: 0,
+    max: 1,
+    summary: 'Show where a flake comes from and the tree of its inputs',
+    details: '--json prints what nix flake metadata --json prints.',
+    options: [...common, ...locking, ...network],
+  },
+  explain: {
+    args: 'CODE',
+    min: 1,
+    max: 1,
+    summary: 'Explain an error code',
+    details: 'CODE with or without FLK_.',
+    options: common,
+  },
+} as const satisfies Record<string, CommandRow>;
+
+export type CommandName = keyof typeof commands;
+
+export type Invocation =
+  | { readonly kind: 'help'; readonly command: CommandName | undefined }
+  | { readonly kind: 'version' }
+  | {
+      readonly kind: 'command';
+      readonly command: CommandName;
+      readonly args: readonly string[];
+      /** What stands after `--`. */
+      readonly rest: readonly string[];
+      readonly flags: Flags;
+    };
+
+/**
+ * Reads a command line (without node and script) and the environment. Options may stand anywhere after the command; `--` ends them.
+ * Throws FLK_USAGE, naming what was most likely meant.
+ */
+export function parseCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv): Invocation {
+  const first = argv[0];
+  if (first === undefined || first === 'help' || first === '--help' || first === '-h') {
+    const topic = first === 'help' ? argv[1] : undefined;
+    return { kind: 'help', command: topic === undefined ? undefined : commandNamed(topic) };
+  }
+  if (first === '--version' || first === '-V') return { kind: 'version' };
+
+  const words: string[] = [];
+  const given = new Map<OptionName, { written: string; value: string | boolean | [string, string][] }>();
+  let at = 0;
+  while (at < argv.length && argv[at] !== '--') {
+    const word = argv[at++]!;
+    if (word === '-' || !word.startsWith('-')) {
+      words.push(word);
+      continue;
+    }
+    for (const { name, written, value: attached, negated } of optionsIn(word, words[0])) {
+      const row: OptionRow = options[name];
+      const next = (): string => {
+        const value = argv[at++];
+        if (value === undefined || value === '--')
+          throw usage(`${written} needs ${row.value ?? 'a value'}`, words[0]);
+        return value;
+      };
+      if (row.kind === 'flag') given.set(name, { written, value: !negated });
+      else if (row.kind === 'pair') {
+        const before = given.get(name)?.value;
+        given.set(name, {
+          written,
+          value: [...(Array.isArray(before) ? before : []), [attached ?? next(), next()]],
+        });
+      } else given.set(name, { written, value: attached ?? next() });
+    }
+  }
+  const rest = argv.slice(at + 1);
+
+  const [commandWord, ...args] = words;
+  if (commandWord === undefined) throw usage('there is no command', undefined);
+  const command = commandNamed(commandWord);
+  if (given.has('help')) return { kind: 'help', command };
+  const row: CommandRow = commands[command];
+  for (const [name, { written }] of given) {
+    if (!row.options.includes(name)) throw usage(`flk ${command} has no option ${written}`, command);
+  }
+  if (args.length < row.min) throw usage(`flk ${command} needs ${row.args}`, command);
+  if (row.max !== undefined && args.length > row.max)
+    throw usage(`flk ${command} does not take '${args[row.max]!}'`, command);
+  if (at < argv.length && command !== 'run') throw usage(`flk ${command} takes nothing after --`, command);
+  return { kind: 'command', command, args, rest, flags: collect(given, row, env) };
+}
+
+interface Occurrence {
+  readonly name: OptionName;
+  readonly written: string;
+  readonly value?: string;
+  readonly negated: boolean;
+}
+
+/** The options that one word holds: `--json`, `--store=DIR`, `--no-locked`, `-L`, `-kL`, `-j4`. */
+function optionsIn(word: string, command: string | undefined): Occurrence[] {
+  if (word.startsWith('--')) {
+    const equals = word.indexOf('=');
+    const written = equals === -1 ? word : word.slice(0, equals);
+    const value = equals === -1 ? {} : { value: word.slice(equals + 1) };
+    const name = written.slice(2);
+    if (isOption(name)) {
+      if (equals !== -1 && options[name].kind === 'flag') throw usage(`${written} takes no value`, command);
+      return [{ name, written, negated: false, ...value }];
+    }
+    const positive = name.startsWith('no-') ? name.slice(3) : '';
+    if (isOption(positive) && 'negatable' in options[positive] && equals === -1)
+      return [{ name: positive, written, negated: true }];
+    throw unknownOption(written, command);
+  }
+  const found: Occurrence[] = [];
+  for (let i = 1; i < word.length; i++) {
+    const written = `-${word[i]!}`;
+    const entry = Object.entries(options).find(([, row]) => 'short' in row && row.short === word[i]);
+    if (!entry || !isOption(entry[0])) throw unknownOption(written, command);
+    if (entry[1].kind === 'flag') {
+      found.push({ name: entry[0], written, negated: false });
+      continue;
+    }
+    const value = word.slice(i + 1);
+    found.push({ name: entry[0], written, negated: false, ...(value === '' ? {} : { value }) });
+    break;
+  }
+  return found;
+}
+
+const isOption = (name: string): name is OptionName => Object.hasOwn(options, name);
+const isCommand = (name: string): name is CommandName => Object.hasOwn(commands, name);
+
+function commandNamed(word: string): CommandName {
+  if (isCommand(word)) return word;
+  const meant = nearest(word, Object.keys(commands));
+  throw new FlkError('FLK_USAGE', `there is no command '${word}'`, {
+    ...(meant === undefined ? {} : { hint: `flk ${meant}` }),
+  });
+}
+
+function unknownOption(written: string, command: string | undefined): FlkError {
+  const known =
+    command !== undefined && isCommand(command) ? commands[command].options : Object.keys(options);
+  const meant = written.startsWith('--')
+    ? nearest(
+        written,
+        known.flatMap((name) =>
+          isOption(name) && 'negatable' in options[name] ? [`--${name}`, `--no-${name}`] : [`--${name}`],
+        ),
+      )
+    : undefined;
+  return meant === undefined
+    ? usage(`there is no option ${written}`, command)
+    : new FlkError('FLK_USAGE', `there is no option ${written}`, { hint: `did you mean ${meant}?` });
+}
+
+function usage(message: string, command: string | undefined): FlkError {
+  return new FlkError('FLK_USAGE', message, {
+    hint: command !== undefined && isCommand(command) ? `flk ${command} --help` : 'flk --help',
+  });
+}
+
+function collect(
+  given: ReadonlyMap<OptionName, { written: string; value: string | boolean | [string, string][] }>,
+  command: CommandRow,
+  env: NodeJS.ProcessEnv,
+): Flags {
+  const flags: Record<string, unknown> = {};
+  for (const [name, row] of Object.entries(options) as [OptionName, OptionRow][]) {
+    const value = given.get(name)?.value ?? fromEnvironment(row, command.options.includes(name) ? env : {});
+    if (row.kind === 'pair') flags[name] = value ?? [];
+    else if (row.kind === 'flag') flags[name] = value ?? (row.negatable ? undefined : false);
+    else if (row.kind === 'number' && typeof value === 'string') {
+      if (!/^\d{1,9}$/.test(value)) throw usage(`--${name} needs a whole number, not '${value}'`, undefined);
+      flags[name] = Number(value);
+    } else flags[name] = value;
+  }
+  return flags as Flags;
+}
+
+function fromEnvironment(row: OptionRow, env: NodeJS.ProcessEnv): string | boolean | undefined {
+  const text = row.env === undefined ? undefined : env[row.env];
+  if (text === undefined || text === '') return undefined;
+  if (row.kind !== 'flag') return text;
+  if (/^(1|true|yes|on)$/i.test(text)) return true;
+  if (/^(0|false|no|off)$/i.test(text)) return false;
+  throw usage(`${row.env} must be 1 or 0, not '${text}'`, undefined);
+}
+
+/** What `flk --help`, or `flk COMMAND --help`, prints; no newline at the end. */
+export function helpText(command: CommandName | undefined): string {
+  if (command === undefined) {
+    const width = Math.max(...Object.keys(commands).map((name) => name.length));
+    return [
+      'flk: pin anything, build it reproducibly, share it',
+      '',
+      'Usage: flk COMMAND [ARGUMENTS] [OPTIONS]',
+      '',
+      ...Object.entries(commands).map(([name, row]) => `  ${name.padEnd(width)}  ${row.summary}`),
+      '',
+      'FLAKE is a reference such as ., ./dir, git+https://host/repo?ref=main; the default is this folder.',
+      'flk COMMAND --help shows a command’s options. flk --version shows the version.',
+    ].join('\n');
+  }
+  const row: CommandRow = commands[command];
+  return [
+    row.summary,
+    '',
+    `Usage: flk ${command} ${row.args} [OPTIONS]`,
+    '',
+    row.details,
+    '',
+    'Options:',
+    ...optionLines(row.options),
+  ].join('\n');
+}
+
+function optionLines(names: readonly OptionName[]): string[] {
+  const lines = names.map((name) => ({ left: `  ${spelling(name)}`, row: options[name] as OptionRow }));
+  const width = Math.max(...lines.map(({ left }) => left.length));
+  return lines.map(
+    ({ left, row }) => `${left.padEnd(width)}  ${row.help}${row.env === undefined ? '' : ` [$${row.env}]`}`,
+  );
+}
+
+/** `-o, --out-link LINK`. */
+export function spelling(name: OptionName): string {
+  const row: OptionRow = options[name];
+  const short = row.short === undefined ? '' : `-${row.short}, `;
+  return `${short}--${row.negatable ? '[no-]' : ''}${name}${row.value === undefined ? '' : ` ${row.value}`}`;
+}
