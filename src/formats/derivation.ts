@@ -1,5 +1,15 @@
 /** Derivations: the ATerm text of a `.drv`, its path, and its output paths. */
-import type { StorePath } from './store-path.ts';
+import { compareBytes } from '../base/canonical.ts';
+import { FlkError } from '../base/errors.ts';
+import { sha256, toBase16 } from './hash.ts';
+import {
+  isStoreName,
+  makeFixedOutputPath,
+  makeOutputPath,
+  makeTextPath,
+  parseStorePath,
+  type StorePath,
+} from './store-path.ts';
 
 export interface DerivationOutput {
   readonly path: StorePath;
@@ -17,4 +27,277 @@ export interface Derivation {
   readonly builder: string;
   readonly args: readonly string[];
   readonly env: ReadonlyMap<string, string>;
+}
+
+/** A derivation before its output paths are known; those in its environment do not count either. */
+export interface DerivationDraft extends Omit<Derivation, 'outputs'> {
+  readonly outputs: ReadonlyMap<string, Pick<DerivationOutput, 'hashAlgo' | 'hash'>>;
+}
+
+/** Gives the hash modulo fixed outputs of an input derivation, which the caller has read and keeps. */
+export type ModuloLookup = (drvPath: StorePath) => Uint8Array;
+
+/** The text of a `.drv`. Maps, sources and output names may come in any order; the text is always the same. */
+export function printDerivation(derivation: Derivation): string {
+  const inputs = [...derivation.inputDrvs].map(([path, names]): [string, readonly string[]] => [path, names]);
+  return print(derivation, inputs, false);
+}
+
+/** What a `.drv` refers to: its input derivations and sources, sorted. */
+export function derivationReferences(derivation: Derivation): StorePath[] {
+  return [...new Set([...derivation.inputDrvs.keys(), ...derivation.inputSrcs])].sort(compareBytes);
+}
+
+/** The path of `NAME.drv`. */
+export function derivationPath(name: string, derivation: Derivation): StorePath {
+  return makeTextPath(`${name}.drv`, printDerivation(derivation), derivationReferences(derivation));
+}
+
+/**
+ * The hash that stands for a derivation in those that use it: a fixed output counts by its content, whatever fetches it, and
+ * inputs count by their own such hash. 32 bytes.
+ */
+export function hashDerivationModulo(derivation: Derivation, lookup: ModuloLookup): Buffer {
+  const fixed = fixedOutput(derivation.outputs);
+  const out = derivation.outputs.get('out');
+  if (fixed && out) return sha256(`fixed:out:${fixed.hashAlgo}:${fixed.hash}:${out.path}`);
+  return sha256(print(derivation, moduloInputs(derivation, lookup), false));
+}
+
+/** The derivation with its output paths, in `outputs` and in the environment. Throws FLK_DERIVATION_INVALID. */
+export function withOutputPaths(name: string, draft: DerivationDraft, lookup: ModuloLookup): Derivation {
+  const paths = outputPaths(name, draft, lookup);
+  const outputs = new Map<string, DerivationOutput>();
+  const env = new Map(draft.env);
+  for (const [output, { hashAlgo, hash }] of draft.outputs) {
+    const path = paths.get(output)!;
+    outputs.set(output, { path, hashAlgo, hash });
+    env.set(output, path);
+  }
+  return { ...draft, outputs, env };
+}
+
+/** Throws FLK_DERIVATION_INVALID unless the output paths are those that the derivation's content implies. */
+export function assertOutputPaths(name: string, derivation: Derivation, lookup: ModuloLookup): void {
+  for (const [output, wanted] of outputPaths(name, derivation, lookup)) {
+    const found = derivation.outputs.get(output)!.path;
+    const told = derivation.env.get(output);
+    if (found !== wanted || (told !== undefined && told !== wanted))
+      throw new FlkError(
+        'FLK_DERIVATION_INVALID',
+        `${name}.drv names the wrong path for its output ${output}`,
+        {
+          facts: { found: found === wanted ? (told ?? '') : found, wanted },
+        },
+      );
+  }
+}
+
+function outputPaths(name: string, draft: DerivationDraft, lookup: ModuloLookup): Map<string, StorePath> {
+  if (draft.outputs.size === 0) throw invalid(`${name} has no outputs`);
+  const fixed = fixedOutput(draft.outputs);
+  if (fixed) {
+    const { hashAlgo, hash } = fixed;
+    if ((hashAlgo !== 'sha256' && hashAlgo !== 'r:sha256') || !/^[0-9a-f]{64}$/.test(hash))
+      throw invalid(`${name} has a fixed output whose hash is not SHA-256 in base16`);
+    return new Map([['out', makeFixedOutputPath(name, hashAlgo, Buffer.from(hash, 'hex'))]]);
+  }
+  const digest = sha256(print(draft, moduloInputs(draft, lookup), true));
+  const paths = new Map<string, StorePath>();
+  for (const [output, { hashAlgo, hash }] of draft.outputs) {
+    if (hashAlgo !== '' || hash !== '') throw invalid(`${name} has a fixed output besides others`);
+    if (!isStoreName(output) || output === 'drv')
+      throw invalid(`${name} has an output with the forbidden name ${JSON.stringify(output)}`);
+    paths.set(output, makeOutputPath(output, digest, name));
+  }
+  return paths;
+}
+
+/** The only output, when it is `out` and its content is known beforehand. */
+function fixedOutput(
+  outputs: DerivationDraft['outputs'],
+): Pick<DerivationOutput, 'hashAlgo' | 'hash'> | undefined {
+  const out = outputs.get('out');
+  return outputs.size === 1 && out && out.hash !== '' ? out : undefined;
+}
+
+/** Input derivations by their hashes. Two that differ only in how they fetch the same thing become one. */
+function moduloInputs(
+  derivation: Pick<Derivation, 'inputDrvs'>,
+  lookup: ModuloLookup,
+): [string, readonly string[]][] {
+  const byHash = new Map<string, Set<string>>();
+  for (const [path, names] of derivation.inputDrvs) {
+    const hash = toBase16(lookup(path));
+    const union = byHash.get(hash) ?? new Set();
+    for (const name of names) union.add(name);
+    byHash.set(hash, union);
+  }
+  return [...byHash].map(([hash, names]) => [hash, [...names]]);
+}
+
+/** `blank`: without output paths, neither in outputs nor in the environment. */
+function print(
+  derivation: DerivationDraft | Derivation,
+  inputs: [string, readonly string[]][],
+  blank: boolean,
+): string {
+  const outputs: [string, Pick<DerivationOutput, 'hashAlgo' | 'hash'> & { readonly path?: StorePath }][] = [
+    ...derivation.outputs,
+  ];
+  const env = new Map(derivation.env);
+  if (blank) for (const [name] of outputs) env.set(name, '');
+  const fields = [
+    list(
+      outputs
+        .sort(byKey)
+        .map(
+          ([name, { path, hashAlgo, hash }]) =>
+            `(${[name, blank ? '' : (path ?? ''), hashAlgo, hash].map(quote).join(',')})`,
+        ),
+    ),
+    list(inputs.sort(byKey).map(([key, names]) => `(${quote(key)},${list(sortedSet(names).map(quote))})`)),
+    list(sortedSet(derivation.inputSrcs).map(quote)),
+    quote(derivation.system),
+    quote(derivation.builder),
+    list(derivation.args.map(quote)),
+    list([...env].sort(byKey).map(([key, value]) => `(${quote(key)},${quote(value)})`)),
+  ];
+  return `Derive(${fields.join(',')})`;
+}
+
+const byKey = (a: readonly [string, unknown], b: readonly [string, unknown]): number =>
+  compareBytes(a[0], b[0]);
+const sortedSet = (values: readonly string[]): string[] => [...new Set(values)].sort(compareBytes);
+const list = (items: readonly string[]): string => `[${items.join(',')}]`;
+
+const escapes: Readonly<Record<string, string>> = {
+  '"': '\\"',
+  '\\': '\\\\',
+  '\n': '\\n',
+  '\r': '\\r',
+  '\t': '\\t',
+};
+const unescapes = new Map([
+  ['"', '"'],
+  ['\\', '\\'],
+  ['n', '\n'],
+  ['r', '\r'],
+  ['t', '\t'],
+]);
+
+const quote = (text: string): string =>
+  `"${text.replace(/["\\\n\r\t]/g, (character) => escapes[character]!)}"`;
+
+/**
+ * Reads the text of a `.drv`. Strict: only the text that `printDerivation` gives for the same derivation is taken; else
+ * FLK_DERIVATION_INVALID. Output paths are not recomputed here (`assertOutputPaths` does that).
+ */
+export function parseDerivation(text: string): Derivation {
+  const reader = new AtermReader(text);
+  reader.expect('Derive(');
+  const outputs = reader.list(() => reader.tuple(4));
+  reader.expect(',');
+  const inputDrvs = reader.list((): [string, string[]] => {
+    reader.expect('(');
+    const path = reader.string();
+    reader.expect(',');
+    const names = reader.list(() => reader.string());
+    reader.expect(')');
+    return [path, names];
+  });
+  reader.expect(',');
+  const inputSrcs = reader.list(() => reader.string());
+  reader.expect(',');
+  const system = reader.string();
+  reader.expect(',');
+  const builder = reader.string();
+  reader.expect(',');
+  const args = reader.list(() => reader.string());
+  reader.expect(',');
+  const env = reader.list(() => reader.tuple(2));
+  reader.expect(')');
+  const derivation: Derivation = {
+    outputs: new Map(
+      outputs.map(([name, path, hashAlgo, hash]) => [
+        name!,
+        { path: storePath(path!), hashAlgo: hashAlgo!, hash: hash! },
+      ]),
+    ),
+    inputDrvs: new Map(inputDrvs.map(([path, names]) => [storePath(path), names])),
+    inputSrcs: inputSrcs.map(storePath),
+    system,
+    builder,
+    args,
+    env: new Map(env.map(([key, value]) => [key!, value!])),
+  };
+  // What is unsorted, twice, escaped in another way or followed by something does not print as it was read.
+  if (printDerivation(derivation) !== text) throw invalid('its text is not in canonical form');
+  return derivation;
+}
+
+function storePath(text: string): StorePath {
+  try {
+    return parseStorePath(text);
+  } catch (cause) {
+    throw new FlkError('FLK_DERIVATION_INVALID', `a derivation names ${JSON.stringify(text.slice(0, 300))}`, {
+      cause,
+    });
+  }
+}
+
+class AtermReader {
+  readonly #text: string;
+  #at = 0;
+
+  constructor(text: string) {
+    this.#text = text;
+  }
+
+  expect(word: string): void {
+    if (!this.#text.startsWith(word, this.#at)) throw invalid(`it lacks ${word} at character ${this.#at}`);
+    this.#at += word.length;
+  }
+
+  string(): string {
+    this.expect('"');
+    let value = '';
+    for (;;) {
+      let end = this.#at;
+      while (end < this.#text.length && this.#text[end] !== '"' && this.#text[end] !== '\\') end++;
+      value += this.#text.slice(this.#at, end);
+      this.#at = end + 1;
+      if (end >= this.#text.length) throw invalid('it ends within a string');
+      if (this.#text[end] === '"') return value;
+      const character = unescapes.get(this.#text[this.#at] ?? '');
+      if (character === undefined) throw invalid(`it has an unknown escape at character ${end}`);
+      value += character;
+      this.#at++;
+    }
+  }
+
+  tuple(length: number): string[] {
+    const items: string[] = [];
+    for (let i = 0; i < length; i++) {
+      this.expect(i === 0 ? '(' : ',');
+      items.push(this.string());
+    }
+    this.expect(')');
+    return items;
+  }
+
+  list<T>(item: () => T): T[] {
+    const items: T[] = [];
+    this.expect('[');
+    while (this.#text[this.#at] !== ']') {
+      if (items.length > 0) this.expect(',');
+      items.push(item());
+    }
+    this.#at++;
+    return items;
+  }
+}
+
+function invalid(what: string): FlkError {
+  return new FlkError('FLK_DERIVATION_INVALID', `not a derivation that flk can use: ${what}`);
 }
