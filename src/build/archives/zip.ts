@@ -1,0 +1,59 @@
+/** Zip archives, read by their central directory. Names stay bytes; Unix modes count where the writer recorded them. */
+import { crc32 } from 'node:zlib';
+import type { Entry, ZipFile } from 'yauzl';
+import { FlkError } from '../../base/errors.ts';
+import { type ArchiveEntry, archiveError } from './entry.ts';
+
+/** `PK`, then a local header, or the end of an empty archive. */
+export function isZip(start: Buffer): boolean {
+  const text = start.toString('latin1', 0, 4);
+  return text === 'PK\x03\x04' || text === 'PK\x05\x06';
+}
+
+/** Symlink targets are paths. */
+const maxTarget = 4096;
+
+/** Throws FLK_ARCHIVE_INVALID. */
+export async function* readZip(file: string): AsyncGenerator<ArchiveEntry> {
+  const { openPromise } = await import('yauzl');
+  let zip: ZipFile | undefined;
+  try {
+    zip = await openPromise(file, { lazyEntries: true, autoClose: false, decodeStrings: false });
+    for await (const entry of zip.eachEntry()) yield* zipEntry(zip, entry);
+  } catch (error) {
+    if (error instanceof FlkError) throw error;
+    throw archiveError(`the zip archive is damaged: ${(error as Error).message}`, error);
+  } finally {
+    zip?.close();
+  }
+}
+
+async function* zipEntry(zip: ZipFile, entry: Entry): AsyncGenerator<ArchiveEntry> {
+  const path = entry.fileNameRaw;
+  if (!entry.canDecodeFileData()) {
+    throw archiveError(`${path} is encrypted, or packed in a way that flk does not read`);
+  }
+  const mode = entry.versionMadeBy >>> 8 === 3 ? entry.externalFileAttributes >>> 16 : 0;
+  const kind = mode & 0o170000;
+  if (path.at(-1) === 0x2f || kind === 0o040000) {
+    yield { kind: 'directory', path };
+  } else if (kind === 0o120000) {
+    if (entry.uncompressedSize > maxTarget) throw archiveError(`${path} is an absurdly long link`);
+    const target: Buffer[] = [];
+    for await (const chunk of content(zip, entry)) target.push(chunk);
+    yield { kind: 'symlink', path, target: Buffer.concat(target) };
+  } else if (kind === 0 || kind === 0o100000) {
+    yield { kind: 'file', path, executable: (mode & 0o111) !== 0, content: content(zip, entry) };
+  } else {
+    throw archiveError(`${path} is a device or a pipe`);
+  }
+}
+
+async function* content(zip: ZipFile, entry: Entry): AsyncGenerator<Buffer> {
+  let sum = 0;
+  for await (const chunk of await zip.openReadStreamPromise(entry)) {
+    sum = crc32(chunk as Buffer, sum);
+    yield chunk as Buffer;
+  }
+  if (sum !== entry.crc32) throw archiveError(`${entry.fileNameRaw} is damaged: its checksum is wrong`);
+}

@@ -1,0 +1,212 @@
+/**
+ * `merge`: one tree out of several. Folders are united; two files, or two links, at one place must be equal. Where one part has a link
+ * to a folder and another a folder (`bin -> usr/bin` and `bin/`), what is in the folder goes where the link leads, as it would if
+ * the parts were unpacked over one another on a system that has the link.
+ *
+ * As a derivation (only when it is the package that was asked for; elsewhere its tree is a source), a fixed output with, in the
+ * environment: `name`, `system` (`builtin`), `builder`, `out`, `parts` (paths, separated by spaces), `links` (JSON, link → target),
+ * `outputHash` (SRI), `outputHashAlgo`, `outputHashMode`.
+ */
+import { createHash } from 'node:crypto';
+import { lstatSync } from 'node:fs';
+import { join } from 'node:path';
+import { canonicalJson } from '../base/canonical.ts';
+import { FlkError } from '../base/errors.ts';
+import type { Derivation } from '../formats/derivation.ts';
+import { narHashOf } from '../formats/hash.ts';
+import type { Tree } from '../formats/nar.ts';
+import { nameOf, parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
+import type { Store } from '../store/store.ts';
+import { type FolderNode, sameContent, scan, treeOf } from './folder.ts';
+
+export const mergeBuilder = 'builtin:flk-merge';
+
+export interface MergePart {
+  /** As the author wrote it; for errors. */
+  readonly label: string;
+  /** In the store, maybe below a store path. */
+  readonly path: string;
+}
+
+type Links = ReadonlyMap<string, string>;
+type Folder = FolderNode & { kind: 'directory' };
+
+/** What a merge is known by: equal keys give equal trees. */
+export function mergeKey(parts: readonly MergePart[], links: Links): string {
+  const text = canonicalJson({ parts: parts.map((part) => part.path), links: [...links].sort() });
+  return `merge-1-${createHash('sha256').update(text).digest('hex')}`;
+}
+
+/** The merged tree. The parts must be valid in the store. Throws FLK_PACKAGE_INVALID naming the place and both parts. */
+export function mergedTree(store: Store, parts: readonly MergePart[], links: Links): Tree {
+  const merge = new Merge();
+  for (const part of parts) {
+    const node = scan(physicalPart(store, part), part.label);
+    if (node.kind !== 'directory') {
+      throw new FlkError(
+        'FLK_PACKAGE_INVALID',
+        `${part.label} is a single file: only folders can be merged`,
+        {
+          hint: 'unpack: true, if it is an archive',
+        },
+      );
+    }
+    merge.add(node);
+  }
+  merge.add(linkFolder(links));
+  return treeOf(merge.root);
+}
+
+/** Makes the output valid; see `runBuiltin`. */
+export async function runMerge(derivation: Derivation, store: Store): Promise<void> {
+  const output = derivation.outputs.get('out')!;
+  const parts = (derivation.env.get('parts') ?? '')
+    .split(' ')
+    .filter((path) => path !== '')
+    .map((path) => ({ label: path, path }));
+  const links = new Map(
+    Object.entries(JSON.parse(derivation.env.get('links') ?? '{}') as Record<string, string>),
+  );
+  await store.addTree(nameOf(output.path), mergedTree(store, parts, links), {
+    expected: narHashOf(Buffer.from(output.hash, 'hex')),
+  });
+}
+
+/** Where a part lies on disk. No symlink on the way is followed: it could lead out of the store. */
+function physicalPart(store: Store, part: MergePart): string {
+  const [base = '', ...below] = part.path.slice(storeDir.length + 1).split('/');
+  const path: StorePath = parseStorePath(`${storeDir}/${base}`);
+  let place = store.physical(path);
+  for (const name of below) {
+    const info = lstatSync(join(place, name), { throwIfNoEntry: false });
+    if (!info?.isDirectory()) {
+      throw new FlkError('FLK_PACKAGE_INVALID', `${part.label} is not a folder of its source`);
+    }
+    place = join(place, name);
+  }
+  return place;
+}
+
+class Merge {
+  readonly root: Folder = { kind: 'directory', entries: new Map(), origin: '' };
+
+  add(part: Folder): void {
+    this.#unite(this.root, part, []);
+  }
+
+  /** Puts what is in `part` into `into`, which lies at `path`. */
+  #unite(into: Folder, part: Folder, path: readonly string[]): void {
+    for (const [name, node] of part.entries) this.#put(into, name, node, path);
+  }
+
+  #put(into: Folder, name: string, node: FolderNode, path: readonly string[]): void {
+    const there = into.entries.get(name);
+    const place = [...path, name];
+    if (there === undefined) {
+      into.entries.set(name, node.kind === 'directory' ? { ...node, entries: new Map() } : node);
+      if (node.kind === 'directory') this.#unite(into.entries.get(name) as Folder, node, place);
+    } else if (there.kind === 'directory' && node.kind === 'directory') {
+      this.#unite(there, node, place);
+    } else if (there.kind === 'file' && node.kind === 'file') {
+      if (there.executable !== node.executable || !sameContent(there, node))
+        throw collision(place, there, node);
+    } else if (there.kind === 'symlink' && node.kind === 'symlink') {
+      if (!there.target.equals(node.target)) throw collision(place, there, node);
+    } else if (there.kind === 'symlink' && node.kind === 'directory') {
+      const target = this.#follow(there, place, node);
+      this.#unite(target.folder, node, target.path);
+    } else if (there.kind === 'directory' && node.kind === 'symlink') {
+      into.entries.set(name, node);
+      const target = this.#follow(node, place, there);
+      this.#unite(target.folder, there, target.path);
+    } else {
+      throw collision(place, there, node);
+    }
+  }
+
+  /**
+   * The folder to which the link at `place` leads, made where it is missing. An absolute link counts from the tree's top: that is
+   * what it means once the tree is a root file system.
+   */
+  #follow(
+    link: FolderNode & { kind: 'symlink' },
+    place: readonly string[],
+    folder: Folder,
+  ): { folder: Folder; path: string[] } {
+    let steps = 0;
+    const walk = (from: readonly string[], target: Buffer): string[] => {
+      if (++steps > 40) throw collision(place, link, folder);
+      const text = target.toString('latin1');
+      let path = text.startsWith('/') ? [] : [...from];
+      for (const part of text.split('/')) {
+        if (part === '' || part === '.') continue;
+        if (part === '..') {
+          if (path.length === 0) throw collision(place, link, folder);
+          path.pop();
+          continue;
+        }
+        const node = this.#at(path).entries.get(part);
+        if (node?.kind === 'file') throw collision(place, link, folder);
+        if (node?.kind === 'symlink') path = walk(path, node.target);
+        else {
+          if (node === undefined) {
+            this.#at(path).entries.set(part, {
+              kind: 'directory',
+              entries: new Map(),
+              origin: folder.origin,
+            });
+          }
+          path = [...path, part];
+        }
+      }
+      return path;
+    };
+    const path = walk(place.slice(0, -1), link.target);
+    return { folder: this.#at(path), path };
+  }
+
+  /** A path that `#follow` has walked: folders all the way. */
+  #at(path: readonly string[]): Folder {
+    return path.reduce<Folder>((folder, name) => folder.entries.get(name) as Folder, this.root);
+  }
+}
+
+/** The links as one more part. */
+function linkFolder(links: Links): Folder {
+  const top: Folder = { kind: 'directory', entries: new Map(), origin: 'links' };
+  for (const [path, target] of links) {
+    const names = path.split('/').map((name) => Buffer.from(name).toString('latin1'));
+    if (names.some((name) => name === '' || name === '.' || name === '..')) {
+      throw new FlkError('FLK_PACKAGE_INVALID', `links: ${path} is no path inside the tree`);
+    }
+    let folder = top;
+    for (const name of names.slice(0, -1)) {
+      const next = folder.entries.get(name) ?? { kind: 'directory', entries: new Map(), origin: 'links' };
+      if (next.kind !== 'directory')
+        throw new FlkError('FLK_PACKAGE_INVALID', `links: ${path} lies below a link`);
+      folder.entries.set(name, next);
+      folder = next;
+    }
+    if (folder.entries.has(names.at(-1)!)) {
+      throw new FlkError('FLK_PACKAGE_INVALID', `links: ${path} is a link and a folder`);
+    }
+    folder.entries.set(names.at(-1)!, { kind: 'symlink', target: Buffer.from(target), origin: 'links' });
+  }
+  return top;
+}
+
+function collision(path: readonly string[], a: FolderNode, b: FolderNode): FlkError {
+  const shown = Buffer.from(path.join('/'), 'latin1').toString();
+  return new FlkError(
+    'FLK_PACKAGE_INVALID',
+    `${a.origin} and ${b.origin} both have ${shown}, and it differs`,
+    {
+      facts: { [a.origin]: describe(a), [b.origin]: describe(b) },
+    },
+  );
+}
+
+function describe(node: FolderNode): string {
+  if (node.kind === 'file') return `${node.executable ? 'executable' : 'file'}, ${node.size} bytes`;
+  return node.kind === 'symlink' ? `link to ${node.target}` : 'folder';
+}
