@@ -1,0 +1,38 @@
+/** The sandbox by bubblewrap 0.8 or later. Its manual: bwrap(1). */
+
+import { type Confined, type Inside, type Sandbox, sandboxUser } from './sandbox.ts';
+import type { View } from './view.ts';
+
+/** A sandbox that starts `program` (bwrap). */
+export function bubblewrap(program: string): Sandbox {
+  return {
+    name: 'bubblewrap',
+    confine: async (view: View, _folder: string, inside: Inside): Promise<Confined> => {
+      const options = optionsFor(view, inside);
+      if (!view.isolated) return { program, args: [...options, '--', ...inside.argv], started: () => true };
+      return {
+        program,
+        // fd 3 tells what became of the command; fd 4 holds the options, which may be longer than a command line.
+        args: ['--json-status-fd', '3', '--args', '4', '--', ...inside.argv],
+        options: options.map((option) => `${option}\0`).join(''),
+        // Only a command that was started has an exit code; a sandbox that could not be made has none.
+        started: (status) => status.includes('"exit-code"'),
+      };
+    },
+  };
+}
+
+function optionsFor(view: View, inside: Inside): string[] {
+  const options = ['--die-with-parent', '--unshare-user', '--cap-drop', 'ALL', '--ro-bind', view.root, '/'];
+  if (view.isolated) {
+    options.push('--unshare-pid', '--as-pid-1', '--unshare-net', '--unshare-ipc', '--unshare-uts');
+    options.push('--unshare-cgroup-try', '--disable-userns', '--new-session', '--hostname', 'localhost');
+    options.push('--uid', String(sandboxUser.uid), '--gid', String(sandboxUser.gid));
+    options.push('--proc', '/proc', '--dev', '/dev', '--tmpfs', '/dev/shm', '--remount-ro', '/dev');
+  }
+  const flags = { 'read-only': '--ro-bind', writable: '--bind', 'as-is': '--dev-bind' };
+  for (const mount of view.mounts) options.push(flags[mount.access], mount.source, mount.target);
+  options.push('--chdir', inside.cwd, '--clearenv');
+  for (const [name, value] of inside.env) options.push('--setenv', name, value);
+  return options;
+}

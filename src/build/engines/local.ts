@@ -1,0 +1,231 @@
+/** The engine that builds on this machine, shut in by bubblewrap or util-linux; docs/sandbox.md says what a build sees. */
+import { chmod, type FileHandle, lstat, open, realpath, rename, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { FlkError, systemCode } from '../../base/errors.ts';
+import type { Reporter } from '../../base/events.ts';
+import { baseNameOf, storeDir } from '../../formats/store-path.ts';
+import type { Store } from '../../store/store.ts';
+import { bubblewrap } from './bubblewrap.ts';
+import type { BuildRequest, BuiltOutputs, Engine } from './engine.ts';
+import { builderEnvironment } from './environment.ts';
+import { findTool, sandboxUnavailable, toolPath } from './host.ts';
+import type { Confined, Sandbox } from './sandbox.ts';
+import { type Ended, supervise } from './supervise.ts';
+import { utilLinux } from './unshare.ts';
+import { hostView, isolatedView, makeScratch, type Scratch, storeMounts, type View } from './view.ts';
+
+/** `auto`: bubblewrap where it is installed and works, else util-linux (`unshare`), else refuse. `none`: the host, with a notice. */
+export type SandboxChoice = 'auto' | 'bubblewrap' | 'unshare' | 'none';
+
+export interface LocalEngineOptions {
+  readonly store: Pick<Store, 'physical' | 'query' | 'stage'>;
+  readonly sandbox: SandboxChoice;
+  readonly reporter: Reporter;
+}
+
+export function localEngine(options: LocalEngineOptions): Engine {
+  return options.sandbox === 'none' ? openEngine(options) : sandboxedEngine(options, options.sandbox);
+}
+
+/** Builds in the first sandbox that this machine lets us make; one that fails is not tried again. */
+function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxChoice, 'none'>): Engine {
+  let candidates: Promise<Sandbox[]> | undefined;
+  const failures: { readonly sandbox: string; readonly output: readonly string[] }[] = [];
+  return {
+    build: async (request) => {
+      candidates ??= sandboxes(choice);
+      const left = await candidates;
+      for (let sandbox = left[0]; sandbox; sandbox = left[0]) {
+        const built = await inStage(store, async (folder, dispose) => {
+          const scratch = await makeScratch(folder);
+          const view = await isolatedView(scratch, request.toolchain, request.closure, store.physical);
+          const ended = await runIn(sandbox, view, folder, '/build', request);
+          if (!ended.started) {
+            failures.push({ sandbox: sandbox.name, output: ended.lastLines });
+            return undefined;
+          }
+          assertSuccess(ended, request);
+          return { outputs: await findOutputs(scratch, request), dispose };
+        });
+        if (built) return built;
+        if (left[0] === sandbox) left.shift();
+      }
+      throw await sandboxUnavailable(failures);
+    },
+  };
+}
+
+/**
+ * Builds on the host itself: its files, its network, your user. Only /nix/store is made to be right, by a mount namespace; where
+ * even that is refused, the store must really be at /nix/store.
+ */
+function openEngine({ store, reporter }: LocalEngineOptions): Engine {
+  let told = false;
+  return {
+    build: async (request) => {
+      if (request.toolchain.kind === 'path')
+        throw new FlkError('FLK_SANDBOX_UNAVAILABLE', 'a pinned toolchain can only be used in a sandbox', {
+          facts: { toolchain: request.toolchain.path },
+          hint: 'leave out --no-sandbox',
+        });
+      if (!told) reporter.emit({ kind: 'notice', notice: { type: 'no-sandbox', reason: '--no-sandbox' } });
+      told = true;
+      const built = await inStage(store, async (folder, dispose) => {
+        const scratch = await makeScratch(folder);
+        if (await isAtHome(store, request)) {
+          await clearOutputs(store, scratch, request);
+          const ended = await run(
+            { program: request.derivation.builder, ...direct(request, scratch) },
+            request,
+          );
+          assertSuccess(ended, request);
+          await moveOutputs(store, scratch.store, request);
+        } else {
+          const view = await hostView(
+            scratch.root,
+            await storeMounts(scratch, request.closure, store.physical),
+          );
+          const ended = await runIn(utilLinux(), view, folder, scratch.build, request);
+          if (!ended.started)
+            throw await sandboxUnavailable([{ sandbox: 'unshare', output: ended.lastLines }], 'open');
+          assertSuccess(ended, request);
+        }
+        return { outputs: await findOutputs(scratch, request), dispose };
+      });
+      return built;
+    },
+  };
+}
+
+async function sandboxes(choice: Exclude<SandboxChoice, 'none'>): Promise<Sandbox[]> {
+  const found: Sandbox[] = [];
+  const bwrap = choice === 'unshare' ? undefined : await findTool('bwrap');
+  if (bwrap) found.push(bubblewrap(bwrap));
+  if (choice !== 'bubblewrap' && (await findTool('unshare'))) found.push(utilLinux());
+  return found;
+}
+
+/** Gives `work` a staging folder, which goes when the work fails or gives nothing. */
+async function inStage<T>(
+  store: Pick<Store, 'stage'>,
+  work: (folder: string, dispose: () => Promise<void>) => Promise<T>,
+): Promise<T> {
+  const stage = await store.stage();
+  let result: T | undefined;
+  try {
+    result = await work(stage.path, () => stage.dispose());
+    return result;
+  } finally {
+    if (result === undefined) await stage.dispose();
+  }
+}
+
+interface EndedBuild extends Ended {
+  readonly started: boolean;
+}
+
+async function runIn(
+  sandbox: Sandbox,
+  view: View,
+  folder: string,
+  cwd: string,
+  request: BuildRequest,
+): Promise<EndedBuild> {
+  const { builder, args } = request.derivation;
+  if (!builder.startsWith('/'))
+    throw new FlkError('FLK_DERIVATION_INVALID', `a builder must be an absolute path, not ${builder}`);
+  const env = builderEnvironment(request, cwd);
+  const confined = await sandbox.confine(view, folder, { argv: [builder, ...args], env, cwd });
+  return run({ ...confined, env: { PATH: toolPath(), LC_ALL: 'C' }, cwd: folder }, request, folder);
+}
+
+async function run(
+  what: Confined & { readonly env: NodeJS.ProcessEnv; readonly cwd: string },
+  request: BuildRequest,
+  folder = what.cwd,
+): Promise<EndedBuild> {
+  let options: FileHandle | undefined;
+  try {
+    if (what.options !== undefined) {
+      const file = join(folder, 'options');
+      await writeFile(file, what.options);
+      options = await open(file);
+    }
+    const ended = await supervise(options ? { ...what, fd4: options.fd } : what, request);
+    return { ...ended, started: what.started(ended.report) };
+  } finally {
+    await options?.close();
+  }
+}
+
+function direct(request: BuildRequest, scratch: Scratch) {
+  return {
+    args: request.derivation.args,
+    env: Object.fromEntries(builderEnvironment(request, scratch.build)),
+    cwd: scratch.build,
+    started: () => true,
+  };
+}
+
+function assertSuccess(ended: Ended, request: BuildRequest): void {
+  if (ended.status === 0) return;
+  // 128 + SIGXFSZ: a file grew past what the wrapper allows.
+  if (ended.status === 'SIGXFSZ' || ended.status === 153)
+    throw new FlkError(
+      'FLK_BUILD_OUTPUT_LIMIT',
+      `the builder wrote a file larger than ${request.limits.maxOutputBytes} bytes`,
+    );
+  const how = typeof ended.status === 'number' ? `exit status ${ended.status}` : `signal ${ended.status}`;
+  throw new FlkError('FLK_BUILD_FAILED', `the builder ended with ${how}`, { facts: { status: how } });
+}
+
+/** Whether /nix/store is the store itself, by no symlink: then what is created there is where it should be. */
+async function isAtHome(store: Pick<Store, 'physical'>, request: BuildRequest): Promise<boolean> {
+  const physical = join(store.physical(request.drvPath), '..');
+  try {
+    if ((await realpath(storeDir)) !== storeDir) return false;
+    const [logical, real] = [await stat(storeDir), await stat(physical)];
+    return logical.dev === real.dev && logical.ino === real.ino;
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+/** What an interrupted build left at the outputs' places goes; what is valid there cannot be built beside itself. */
+async function clearOutputs(
+  store: Pick<Store, 'physical' | 'query'>,
+  scratch: Scratch,
+  request: BuildRequest,
+): Promise<void> {
+  for (const { path } of request.derivation.outputs.values()) {
+    if (store.query(path))
+      throw new FlkError('FLK_SANDBOX_UNAVAILABLE', `${path} is in use and cannot be rebuilt in place`, {
+        hint: 'leave out --no-sandbox',
+      });
+  }
+  await moveOutputs(store, scratch.tmp, request);
+}
+
+async function moveOutputs(
+  store: Pick<Store, 'physical'>,
+  folder: string,
+  request: BuildRequest,
+): Promise<void> {
+  for (const { path } of request.derivation.outputs.values()) {
+    await rename(store.physical(path), join(folder, baseNameOf(path))).catch((error: unknown) => {
+      if (systemCode(error) !== 'ENOENT') throw error;
+    });
+  }
+}
+
+async function findOutputs(scratch: Scratch, request: BuildRequest): Promise<BuiltOutputs['outputs']> {
+  // The builder owned this folder and may have shut it.
+  await chmod(scratch.store, 0o755);
+  const outputs = new Map<string, string>();
+  for (const [name, { path }] of request.derivation.outputs) {
+    const built = join(scratch.store, baseNameOf(path));
+    if (await lstat(built).catch(() => undefined)) outputs.set(name, built);
+  }
+  return outputs;
+}

@@ -1,0 +1,30 @@
+/** The port behind which a command is shut into a view: bubblewrap, or util-linux. */
+import type { View } from './view.ts';
+
+/** A command as it runs inside. */
+export interface Inside {
+  /** The program, absolute, and its arguments. */
+  readonly argv: readonly string[];
+  /** All of its environment. Names hold no `=`. */
+  readonly env: ReadonlyMap<string, string>;
+  readonly cwd: string;
+}
+
+/** A command of the host that shuts another one in and then becomes it, or waits for it. */
+export interface Confined {
+  readonly program: string;
+  readonly args: readonly string[];
+  /** To be read from file descriptor 4; undefined: nothing is. */
+  readonly options?: string;
+  /** From all that was written to file descriptor 3: whether the inner command was started at all. */
+  started(status: string): boolean;
+}
+
+export interface Sandbox {
+  readonly name: 'bubblewrap' | 'unshare';
+  /** `folder` is a fresh one, for this command alone, where the sandbox may put what it needs. */
+  confine(view: View, folder: string, inside: Inside): Promise<Confined>;
+}
+
+/** Who a builder is inside, whoever runs flk. */
+export const sandboxUser = { uid: 1000, gid: 100 } as const;

@@ -1,0 +1,166 @@
+/** Runs a builder to its end: its output as lines, its time and talk limited, its death certain. */
+import { spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
+import { StringDecoder } from 'node:string_decoder';
+import { FlkError } from '../../base/errors.ts';
+import type { BuildRequest } from './engine.ts';
+
+export interface Supervised {
+  readonly program: string;
+  readonly args: readonly string[];
+  readonly env: NodeJS.ProcessEnv;
+  readonly cwd: string;
+  /** An open file that the program finds as descriptor 4. */
+  readonly fd4?: number;
+}
+
+export interface Ended {
+  /** Exit status, or the signal's name. */
+  readonly status: number | NodeJS.Signals;
+  /** What the program wrote to descriptor 3. */
+  readonly report: string;
+  /** The last lines of its output. */
+  readonly lastLines: readonly string[];
+}
+
+/**
+ * Sets what is the same for every builder, then becomes the program: umask, no core dumps, no file larger than $1 blocks of 512
+ * bytes; one pipe for stdout and stderr, so that lines keep their order.
+ */
+const wrapper = 'umask 022; ulimit -c 0; ulimit -f "$1" 2>/dev/null || :; shift; exec "$@" 2>&1';
+
+/** A line longer than this is cut, so that a builder cannot fill flk's memory. */
+const maxLine = 16 * 1024;
+const keptLines = 20;
+const maxReport = 64 * 1024;
+
+/**
+ * Throws FLK_BUILD_TIMEOUT, FLK_BUILD_OUTPUT_LIMIT (log too long) and FLK_INTERRUPTED, each only after the program and what
+ * shares its output has ended.
+ */
+export function supervise(
+  what: Supervised,
+  { limits, log, signal }: Pick<BuildRequest, 'limits' | 'log' | 'signal'>,
+): Promise<Ended> {
+  if (signal?.aborted)
+    return Promise.reject(new FlkError('FLK_INTERRUPTED', 'interrupted', { cause: signal.reason }));
+  return new Promise((resolve, reject) => {
+    // Its own session: Ctrl-C reaches flk, which then ends the build as a whole.
+    const child = spawn('sh', ['-c', wrapper, 'flk', fileBlocks(limits), what.program, ...what.args], {
+      cwd: what.cwd,
+      env: what.env,
+      detached: true,
+      stdio: ['ignore', 'pipe', 'ignore', 'pipe', what.fd4 ?? 'ignore'],
+    });
+    let verdict: FlkError | undefined;
+    const end = (error: FlkError): void => {
+      verdict ??= error;
+      killGroup(child.pid);
+    };
+    const timers: NodeJS.Timeout[] = [];
+    const { timeout, maxSilent } = limits;
+    if (timeout !== undefined)
+      timers.push(setTimeout(() => end(late('ran for', timeout, 'timeout')), timeout * 1000));
+    const silence =
+      maxSilent === undefined
+        ? undefined
+        : setTimeout(() => end(late('was silent for', maxSilent, 'maxSilent')), maxSilent * 1000);
+    if (silence) timers.push(silence);
+    const interrupt = (): void =>
+      end(new FlkError('FLK_INTERRUPTED', 'interrupted', { cause: signal?.reason }));
+    signal?.addEventListener('abort', interrupt, { once: true });
+
+    const lastLines: string[] = [];
+    const lines = new Lines((line) => {
+      lastLines.push(line);
+      if (lastLines.length > keptLines) lastLines.shift();
+      log(line);
+    });
+    let logged = 0;
+    child.stdout?.on('data', (chunk: Buffer) => {
+      if (verdict) return;
+      silence?.refresh();
+      logged += chunk.length;
+      if (logged > limits.maxLogBytes)
+        end(
+          new FlkError('FLK_BUILD_OUTPUT_LIMIT', `the builder printed more than ${limits.maxLogBytes} bytes`),
+        );
+      else lines.push(chunk);
+    });
+    let report = '';
+    (child.stdio[3] as Readable).on('data', (chunk: Buffer) => {
+      if (report.length < maxReport) report += chunk.toString('latin1');
+    });
+    const finish = (): void => {
+      for (const timer of timers) clearTimeout(timer);
+      signal?.removeEventListener('abort', interrupt);
+    };
+    child.on('error', (error) => {
+      finish();
+      reject(new FlkError('FLK_SANDBOX_UNAVAILABLE', `cannot run sh: ${error.message}`, { cause: error }));
+    });
+    child.on('exit', () => killGroup(child.pid));
+    child.on('close', (status, by) => {
+      finish();
+      lines.end();
+      if (verdict) reject(verdict);
+      else resolve({ status: status ?? by ?? 'SIGKILL', report, lastLines });
+    });
+  });
+}
+
+function late(did: string, seconds: number, limit: string): FlkError {
+  return new FlkError('FLK_BUILD_TIMEOUT', `the builder ${did} more than ${seconds} seconds`, {
+    facts: { limit: `${limit} ${seconds} s` },
+  });
+}
+
+/** The leader is dead or dying: within a process namespace that ends all; outside one, the group is what can be reached. */
+function killGroup(pid: number | undefined): void {
+  if (pid === undefined) return;
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // Nobody is left in it.
+  }
+}
+
+const fileBlocks = (limits: BuildRequest['limits']): string => String(Math.ceil(limits.maxOutputBytes / 512));
+
+/** Bytes to lines. What a carriage return overwrites (progress bars) is dropped, as a terminal would. */
+export class Lines {
+  readonly #take: (line: string) => void;
+  readonly #decoder = new StringDecoder('utf8');
+  #rest = '';
+
+  constructor(take: (line: string) => void) {
+    this.#take = take;
+  }
+
+  push(chunk: Buffer): void {
+    const lines = (this.#rest + this.#decoder.write(chunk)).split('\n');
+    this.#rest = lines.pop() ?? '';
+    for (const line of lines) this.#emit(line);
+    while (this.#rest.length > maxLine) {
+      const start = this.#rest.lastIndexOf('\r', this.#rest.length - 2) + 1;
+      if (start > 0) this.#rest = this.#rest.slice(start);
+      else {
+        this.#take(this.#rest.slice(0, maxLine));
+        this.#rest = this.#rest.slice(maxLine);
+      }
+    }
+  }
+
+  end(): void {
+    const rest = this.#rest + this.#decoder.end();
+    this.#rest = '';
+    if (rest !== '') this.#emit(rest);
+  }
+
+  #emit(line: string): void {
+    const text = line.endsWith('\r') ? line.slice(0, -1) : line;
+    let visible = text.slice(text.lastIndexOf('\r') + 1);
+    for (; visible.length > maxLine; visible = visible.slice(maxLine)) this.#take(visible.slice(0, maxLine));
+    this.#take(visible);
+  }
+}

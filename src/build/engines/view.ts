@@ -1,0 +1,200 @@
+/**
+ * What a build sees of the file system, as one list for every sandbox: a folder that holds the entries of `/` (symlinks, small
+ * files, empty mount points), and what is mounted over them.
+ */
+import { lstat, mkdir, readdir, readlink, realpath, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { FlkError, systemCode } from '../../base/errors.ts';
+import { baseNameOf, type StorePath, storeDir } from '../../formats/store-path.ts';
+import type { Toolchain } from './engine.ts';
+
+export interface Mount {
+  /** A physical folder or file, without symlinks on the way. */
+  readonly source: string;
+  /** Where it appears: an absolute path, for which the view's root holds a mount point of the same kind. */
+  readonly target: string;
+  /** `as-is`: with whatever is mounted below it, devices included, as it is on the host. */
+  readonly access: 'read-only' | 'writable' | 'as-is';
+}
+
+export interface View {
+  /** The physical folder that becomes `/`, read-only. */
+  readonly root: string;
+  /** In the order in which they are mounted. */
+  readonly mounts: readonly Mount[];
+  /**
+   * Own processes, network, System V IPC, host name, /proc and /dev, and a fixed user; else only the file system differs and
+   * all else is the caller's.
+   */
+  readonly isolated: boolean;
+}
+
+/** The folders of one build, all on the store's file system. */
+export interface Scratch {
+  readonly root: string;
+  /** Appears as /nix/store; outputs are created here. */
+  readonly store: string;
+  /** Appears as /build. */
+  readonly build: string;
+  /** Appears as /tmp. */
+  readonly tmp: string;
+  /** Stays empty: hides what must not be seen. */
+  readonly empty: string;
+}
+
+/** Makes the folders of a build below a fresh one. */
+export async function makeScratch(folder: string): Promise<Scratch> {
+  const scratch: Scratch = {
+    root: join(folder, 'root'),
+    store: join(folder, 'store'),
+    build: join(folder, 'build'),
+    tmp: join(folder, 'tmp'),
+    empty: join(folder, 'empty'),
+  };
+  for (const path of Object.values(scratch) as string[]) await mkdir(path, { mode: 0o755 });
+  return scratch;
+}
+
+/** Entries of `/` that are the sandbox's own; a toolchain cannot bring them. Its `etc` is added to ours. */
+const ownEntries: ReadonlySet<string> = new Set(['build', 'dev', 'etc', 'nix', 'proc', 'tmp']);
+
+/** Who a builder is, as Nix names it, so that `id` and `ls -l` say the same in both. */
+const etcFiles: Readonly<Record<string, string>> = {
+  passwd: [
+    'root:x:0:0:root:/build:/noshell',
+    'nixbld:x:1000:100:builder:/build:/noshell',
+    'nobody:x:65534:65534:nobody:/:/noshell',
+    '',
+  ].join('\n'),
+  group: ['root:x:0:', 'nixbld:!:100:', 'nogroup:x:65534:', ''].join('\n'),
+  hosts: '127.0.0.1 localhost\n::1 localhost\n',
+};
+
+/** What of the host's /etc its compilers and interpreters cannot do without, where it exists. */
+const hostEtc = ['alternatives', 'ld.so.cache', 'ld.so.conf', 'ld.so.conf.d', 'ssl'];
+const hostTop = /^(bin|sbin|usr|lib[0-9a-z]*)$/;
+
+/** The isolated view: toolchain at `/`, the closure read-only in a /nix/store that can be written beside it, nothing else. */
+export async function isolatedView(
+  scratch: Scratch,
+  toolchain: Toolchain,
+  closure: readonly StorePath[],
+  physical: (path: StorePath) => string,
+): Promise<View> {
+  for (const name of ownEntries) await mkdir(join(scratch.root, name));
+  await mkdir(join(scratch.root, storeDir), { recursive: true });
+  for (const [name, text] of Object.entries(etcFiles)) await writeFile(join(scratch.root, 'etc', name), text);
+  await fillDev(join(scratch.root, 'dev'));
+  const mounts: Mount[] = [];
+  const place = (source: string, target: string) =>
+    placeAt(scratch.root, source, target, 'read-only', mounts);
+  const top = toolchain.kind === 'host' ? '/' : physical(toolchain.path);
+  for (const name of await entriesOf(top)) {
+    if (toolchain.kind === 'host' ? hostTop.test(name) : !ownEntries.has(name))
+      await place(join(top, name), `/${name}`);
+  }
+  await mkdir(join(scratch.root, 'bin')).catch(ignoreExisting);
+  const etc = toolchain.kind === 'host' ? hostEtc : await entriesOf(join(top, 'etc')).catch(() => []);
+  for (const name of etc) {
+    if (!Object.hasOwn(etcFiles, name)) await place(join(top, 'etc', name), `/etc/${name}`);
+  }
+  // Who runs flk as root is the owner of /etc/ssl also inside: the host's private keys must not be there to be read.
+  if (toolchain.kind === 'host' && (await isFolder('/etc/ssl/private')))
+    mounts.push({ source: scratch.empty, target: '/etc/ssl/private', access: 'read-only' });
+  mounts.push(
+    { source: scratch.build, target: '/build', access: 'writable' },
+    { source: scratch.tmp, target: '/tmp', access: 'writable' },
+    ...(await storeMounts(scratch, closure, physical)),
+  );
+  return { root: scratch.root, mounts, isolated: true };
+}
+
+/** The host as it is, but for /nix/store, which is `store` (and the closure in it, for a build). */
+export async function hostView(root: string, store: readonly Mount[]): Promise<View> {
+  const mounts: Mount[] = [];
+  for (const name of await entriesOf('/')) {
+    if (name !== 'nix') await placeAt(root, `/${name}`, `/${name}`, 'as-is', mounts);
+  }
+  await mkdir(join(root, storeDir), { recursive: true });
+  return { root, mounts: [...mounts, ...store], isolated: false };
+}
+
+/** /nix/store: a folder that can be written, with every path of the closure read-only in it. */
+export async function storeMounts(
+  scratch: Scratch,
+  closure: readonly StorePath[],
+  physical: (path: StorePath) => string,
+): Promise<Mount[]> {
+  const mounts: Mount[] = [{ source: scratch.store, target: storeDir, access: 'writable' }];
+  for (const path of closure)
+    await placeAt(scratch.store, physical(path), path, 'read-only', mounts, baseNameOf(path));
+  return mounts;
+}
+
+/** Makes `target` show `source`: a symlink is copied, anything else gets a mount point below `root` and a mount. */
+async function placeAt(
+  root: string,
+  source: string,
+  target: string,
+  access: Mount['access'],
+  mounts: Mount[],
+  name = target,
+): Promise<void> {
+  const info = await lstat(source).catch((error: unknown) => {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (!info) return;
+  const point = join(root, name);
+  if (info.isSymbolicLink()) {
+    await symlink(await readlink(source), point);
+    return;
+  }
+  if (info.isDirectory()) await mkdir(point);
+  else await writeFile(point, '');
+  mounts.push({ source: await realpath(source), target, access });
+}
+
+/** The names that every /dev of ours has; in each sandbox they become the kernel's devices. */
+export const devices = ['null', 'zero', 'full', 'random', 'urandom', 'tty'] as const;
+
+async function fillDev(dev: string): Promise<void> {
+  for (const name of devices) await writeFile(join(dev, name), '');
+  for (const name of ['pts', 'shm']) await mkdir(join(dev, name));
+  const links = {
+    ptmx: 'pts/ptmx',
+    fd: '/proc/self/fd',
+    stdin: '/proc/self/fd/0',
+    stdout: '/proc/self/fd/1',
+    stderr: '/proc/self/fd/2',
+    core: '/proc/kcore',
+  };
+  for (const [name, target] of Object.entries(links)) await symlink(target, join(dev, name));
+}
+
+/** Far more than any root folder has. */
+const maxEntries = 10_000;
+
+async function entriesOf(folder: string): Promise<string[]> {
+  const names = await readdir(folder).catch((error: unknown) => {
+    if (systemCode(error) === 'ENOTDIR')
+      throw new FlkError('FLK_PACKAGE_INVALID', `a toolchain must be a folder: ${folder} is a file`);
+    throw error;
+  });
+  if (names.length > maxEntries)
+    throw new FlkError(
+      'FLK_LIMIT',
+      `${folder} has ${names.length} entries; at most ${maxEntries} are mounted`,
+    );
+  return names.sort();
+}
+
+const isFolder = (path: string): Promise<boolean> =>
+  lstat(path).then(
+    (info) => info.isDirectory(),
+    () => false,
+  );
+
+function ignoreExisting(error: unknown): void {
+  if (systemCode(error) !== 'EEXIST') throw error;
+}
