@@ -13,7 +13,6 @@ import { build } from 'esbuild';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const dist = join(root, 'dist');
-const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 
 /** Loaded from node_modules when first needed: native code, and isomorphic-git, which only a machine without git needs. */
 const external = ['libsql', 'lzma-native', 'isomorphic-git', 'isomorphic-git/*'];
@@ -29,7 +28,6 @@ const common = {
   // Stack traces keep their names; the blanks and comments are only bytes to read at every start.
   minifyWhitespace: true,
   minifySyntax: true,
-  define: { 'process.env.FLK_VERSION': JSON.stringify(manifest.version) },
 };
 
 if (existsSync(join(root, 'scripts/validators.mjs'))) node('scripts/validators.mjs');
@@ -43,7 +41,6 @@ const outputs = await Promise.all([
     external,
     supported: { 'dynamic-import': false },
     define: {
-      ...common.define,
       'import.meta.url': '__flkUrl',
       'import.meta.dirname': '__dirname',
       'import.meta.filename': '__filename',

@@ -1,5 +1,6 @@
 /** The program: a command line in, an exit status out. */
 import { asFlkError, FlkError } from '../base/errors.ts';
+import { version } from '../base/version.ts';
 import { errorJson, renderError } from '../report/errors.ts';
 import { githubAnnotations } from '../report/github.ts';
 import type { Renderer } from '../report/renderer.ts';
@@ -30,7 +31,7 @@ export async function runCommandLine(
       return 0;
     }
     if (asked.kind === 'version') {
-      world.stdout.write(`flk ${process.env.FLK_VERSION}\n`);
+      world.stdout.write(`flk ${version}\n`);
       return 0;
     }
     report = makeReport(world, asked.flags);

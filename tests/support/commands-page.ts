@@ -1,0 +1,99 @@
+/** docs/commands.md, from the table that parses the command line. */
+import { errorCodes } from '../../src/base/errors.ts';
+import { type CommandName, commands, type OptionName, options, spelling } from '../../src/cli/options.ts';
+
+const intro = `# Commands
+
+Results go to stdout, everything else to stderr. \`flk COMMAND --help\` shows what stands here.
+
+\`FLAKE\` is a flake reference: \`.\`, \`./dir\`, \`path:/dir\`, \`git+https://host/repo?ref=main\`, \`git+file:///repo?dir=sub\`. A path is looked
+for upwards, to the root of its Git repository, until a folder has a \`flake.yaml\`. \`FLAKE#NAME\` names a package of it, \`#NAME\` one of the
+flake in this folder.
+`;
+
+const closing = `## Answers in JSON
+
+With \`--json\` stdout holds one JSON document. When the command fails it is \`{"error": {code, message, facts, trail, diagnostics, hint}}\`,
+where each diagnostic has \`file\`, \`line\`, \`column\`, \`endColumn\` (counted from one, in code points), \`message\` and perhaps \`suggestion\`.
+What a person reads stands on stderr as without \`--json\`.
+
+## Reports
+
+On a terminal, flk shows what it is doing in a few lines that are redrawn; elsewhere it prints a line for each thing fetched or built, and a sign
+of life every ten seconds. \`--log-format json\` prints each event as one line of JSON, as \`schemas/event.schema.json\` describes. Where
+\`GITHUB_ACTIONS=true\`, errors are annotations at their line. Colours appear on a terminal only, and not where \`NO_COLOR\` is set.
+What builders print is shown with \`-L\`; control characters and escape sequences are taken out of it.
+
+## Exit status
+
+| Status | Meaning |
+|---|---|
+| 0 | done, or the answer is yes |
+| 1 | the answer is no: the lock is stale, a build failed |
+| 2 | the command line, the manifest or the lock needs mending |
+| 3 | network: try again |
+| 4 | integrity: bytes are not what was promised |
+| 70 | a bug in flk |
+| 130 | interrupted |
+
+\`flk run\` exits as the program does.
+
+Ctrl-C stops flk after it has cleaned up; a second one at once. Files are as they were before or as they should be after, never between.
+`;
+
+/** The whole page. */
+export function commandsPage(): string {
+  const parts = [intro];
+  for (const name of Object.keys(commands) as CommandName[]) {
+    const row = commands[name];
+    parts.push(
+      [
+        `## flk ${name}`,
+        '',
+        '```',
+        `flk ${name} ${row.args} [OPTIONS]`,
+        '```',
+        '',
+        `${row.summary}.`,
+        '',
+        row.details,
+        '',
+        `Options: ${row.options.map((option) => `\`${spelling(option)}\``).join(', ')}.`,
+        '',
+      ].join('\n'),
+    );
+  }
+  parts.push(
+    [
+      '## Options',
+      '',
+      '| Option | Meaning | Environment |',
+      '|---|---|---|',
+      ...(Object.keys(options) as OptionName[]).map(optionRow),
+      '',
+    ].join('\n'),
+  );
+  parts.push(closing);
+  parts.push(
+    [
+      '## Error codes',
+      '',
+      'A code is never reused. `flk explain CODE` prints its text.',
+      '',
+      '| Code | Exit | Meaning |',
+      '|---|---|---|',
+      ...Object.entries(errorCodes).map(
+        ([code, row]) => `| \`${code}\` | ${row.exit} | ${cell(row.explain)} |`,
+      ),
+      '',
+    ].join('\n'),
+  );
+  return parts.join('\n');
+}
+
+function optionRow(name: OptionName): string {
+  const row = options[name];
+  return `| \`${spelling(name)}\` | ${cell(row.help)} | ${'env' in row ? `\`${row.env}\`` : ''} |`;
+}
+
+const cell = (text: string): string => text.replaceAll('|', '\\|');

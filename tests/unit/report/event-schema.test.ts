@@ -1,0 +1,65 @@
+import { readFileSync } from 'node:fs';
+import { Ajv2020 } from 'ajv/dist/2020.js';
+import { describe, expect, it } from 'vitest';
+import type { Activity, Event, Notice } from '../../../src/base/events.ts';
+import { JsonReport } from '../../../src/report/json.ts';
+import { noticeWords } from '../../../src/report/phrases.ts';
+
+const schema = JSON.parse(
+  readFileSync(new URL('../../../schemas/event.schema.json', import.meta.url), 'utf8'),
+) as object;
+const validate = new Ajv2020({ strictTypes: false, strictRequired: false }).compile(schema);
+
+/** One of each: a new variant does not compile until it stands here. */
+const activities: { readonly [T in Activity['type']]: Extract<Activity, { type: T }> } = {
+  lock: { type: 'lock', flake: '.' },
+  resolve: { type: 'resolve', subject: 'git+http://x/y' },
+  fetch: { type: 'fetch', subject: 'git+http://x/y' },
+  hash: { type: 'hash', subject: '/x' },
+  add: { type: 'add', subject: '/nix/store/x' },
+  unpack: { type: 'unpack', subject: 'x.tar.gz' },
+  build: { type: 'build', name: 'hello', drvPath: '/nix/store/x.drv' },
+};
+const notices: { readonly [T in Notice['type']]: Extract<Notice, { type: T }> } = {
+  'dirty-tree': { type: 'dirty-tree', path: '.' },
+  untracked: { type: 'untracked', path: 'flake.yaml' },
+  'host-toolchain': { type: 'host-toolchain', packages: ['hello'] },
+  'no-sandbox': { type: 'no-sandbox', reason: '--no-sandbox' },
+  'unused-override': { type: 'unused-override', input: 'greet' },
+  retry: { type: 'retry', subject: 'http://x', attempt: 2, delayMs: 500, reason: 'HTTP 503' },
+  'ci-locked': { type: 'ci-locked' },
+  'lock-written': { type: 'lock-written', path: 'flake.lock' },
+};
+const events: readonly Event[] = [
+  ...Object.values(activities).map((activity): Event => ({ kind: 'start', id: 1, activity })),
+  { kind: 'start', id: 2, parent: 1, activity: activities.fetch },
+  { kind: 'progress', id: 1, done: 5, unit: 'bytes' },
+  { kind: 'progress', id: 1, done: 5, total: 9, unit: 'objects' },
+  { kind: 'end', id: 1, outcome: 'cached' },
+  { kind: 'log', id: 1, line: 'x' },
+  ...Object.values(notices).map((notice): Event => ({ kind: 'notice', notice })),
+];
+
+describe('schemas/event.schema.json', () => {
+  it('describes every event that --log-format json prints', () => {
+    let lines = '';
+    const report = new JsonReport({
+      write: (text) => {
+        lines += text;
+      },
+    });
+    for (const event of events) report.emit(event);
+    report.say('words');
+    for (const line of lines.trimEnd().split('\n'))
+      expect(validate(JSON.parse(line)), `${line} ${JSON.stringify(validate.errors)}`).toBe(true);
+  });
+
+  it('refuses what is none', () => {
+    expect(validate({ kind: 'start', id: 1, activity: { type: 'dance', subject: 'x' } })).toBe(false);
+    expect(validate({ kind: 'end', id: 1, outcome: 'ok', extra: 1 })).toBe(false);
+  });
+});
+
+it.each(Object.values(notices))('says $type in words', (notice) => {
+  expect(noticeWords(notice).text.length).toBeGreaterThan(10);
+});
