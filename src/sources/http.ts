@@ -1,0 +1,250 @@
+/** HTTP with manners: kept connections, time limits, retries with back-off, nothing sent that was not asked for. */
+import {
+  Agent as HttpAgent,
+  request as httpRequest,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+} from 'node:http';
+import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type ErrorCode, type ErrorDetails, FlkError, systemCode } from '../base/errors.ts';
+import type { Reporter } from '../base/events.ts';
+
+export interface HttpOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** Milliseconds until a connection must stand, TLS included. Default 20 s. */
+  readonly connectTimeout?: number | undefined;
+  /** Milliseconds that a server may be silent. Default 60 s. */
+  readonly idleTimeout?: number | undefined;
+  /** Connections to one host. Default 16. */
+  readonly maxSockets?: number | undefined;
+}
+
+export interface HttpRequest {
+  readonly method: 'GET' | 'POST';
+  readonly url: URL;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: Buffer;
+}
+
+export interface HttpResponse {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  /** Ends the connection when left early. Throws as `send` does. */
+  readonly body: AsyncIterable<Buffer>;
+}
+
+/** A failure that may be gone at the next attempt. */
+export class TransientError extends FlkError {
+  /** Milliseconds the server asks us to wait. */
+  readonly retryAfter: number | undefined;
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    details: ErrorDetails & { retryAfter?: number | undefined } = {},
+  ) {
+    super(code, message, details);
+    this.retryAfter = details.retryAfter;
+  }
+}
+
+/** Longer than this we do not wait at a server's word: the person should know. */
+const longestWait = 60_000;
+
+export interface RetryOptions {
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal | undefined;
+  /** Attempts in all. Default 4. */
+  readonly attempts?: number | undefined;
+  /** Milliseconds before the second attempt; three times more before each further one. Default 300. */
+  readonly firstDelay?: number | undefined;
+}
+
+/** Does `work` again after a TransientError, with a `retry` notice and a pause. Each attempt must start from nothing. */
+export async function withRetries<T>(
+  subject: string,
+  options: RetryOptions,
+  work: () => Promise<T>,
+): Promise<T> {
+  const attempts = options.attempts ?? 4;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!(error instanceof TransientError) || attempt >= attempts) throw error;
+      if ((error.retryAfter ?? 0) > longestWait) throw error;
+      const backOff = (options.firstDelay ?? 300) * 3 ** (attempt - 1);
+      // Many inputs fail together; spread, they do not return together.
+      const delayMs = Math.round(error.retryAfter ?? backOff * (0.75 + Math.random() / 2));
+      options.reporter.emit({
+        kind: 'notice',
+        notice: { type: 'retry', subject, attempt, delayMs, reason: error.message },
+      });
+      await sleep(delayMs, undefined, options.signal ? { signal: options.signal } : {}).catch(
+        (cause: unknown) => {
+          throw new FlkError('FLK_INTERRUPTED', 'interrupted', { cause });
+        },
+      );
+    }
+  }
+}
+
+export class HttpClient {
+  readonly #options: HttpOptions;
+  readonly #agents: { readonly 'http:': HttpAgent; readonly 'https:': HttpsAgent };
+
+  constructor(options: HttpOptions = {}) {
+    this.#options = options;
+    // Idle connections do not keep the process alive; the agents see to that.
+    const agent = { keepAlive: true, maxSockets: options.maxSockets ?? 16 };
+    this.#agents = { 'http:': new HttpAgent(agent), 'https:': new HttpsAgent(agent) };
+  }
+
+  /**
+   * One exchange, whatever the status; redirects are the caller's to judge. Throws FLK_NETWORK (a TransientError where another
+   * attempt makes sense) and FLK_INTERRUPTED.
+   */
+  send(request: HttpRequest): Promise<HttpResponse> {
+    const { url, method, body } = request;
+    const { signal, connectTimeout = 20_000, idleTimeout = 60_000 } = this.#options;
+    const secure = url.protocol === 'https:';
+    return new Promise((resolve, reject) => {
+      const outgoing = (secure ? httpsRequest : httpRequest)(url, {
+        method,
+        agent: this.#agents[secure ? 'https:' : 'http:'],
+        headers: {
+          'user-agent': 'git/2 (flk)',
+          ...request.headers,
+          ...(body ? { 'content-length': String(body.length) } : {}),
+        },
+        ...(signal ? { signal } : {}),
+      });
+      const fail = (error: unknown): FlkError => networkError(url, error, signal, outgoing.reusedSocket);
+      outgoing.on('error', (error) => reject(fail(error)));
+      outgoing.setTimeout(idleTimeout, () =>
+        outgoing.destroy(new TimeoutError(`${url.host} was silent for ${seconds(idleTimeout)}`)),
+      );
+      outgoing.on('socket', (socket) => {
+        if (!socket.connecting) return;
+        const timer = setTimeout(
+          () =>
+            outgoing.destroy(
+              new TimeoutError(`no connection to ${url.host} within ${seconds(connectTimeout)}`),
+            ),
+          connectTimeout,
+        );
+        const stop = (): void => clearTimeout(timer);
+        socket.once(secure ? 'secureConnect' : 'connect', stop).once('close', stop);
+      });
+      outgoing.on('response', (response) =>
+        resolve({
+          status: response.statusCode ?? 0,
+          headers: response.headers,
+          body: bodyOf(response, fail),
+        }),
+      );
+      outgoing.end(body);
+    });
+  }
+}
+
+class TimeoutError extends Error {}
+
+const seconds = (ms: number): string => `${ms / 1000} s`;
+
+async function* bodyOf(
+  response: IncomingMessage,
+  fail: (error: unknown) => FlkError,
+): AsyncGenerator<Buffer> {
+  const chunks: AsyncIterator<Buffer> = response[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const next = await chunks.next().catch((error: unknown) => {
+        throw fail(error);
+      });
+      if (next.done) return;
+      yield next.value;
+    }
+  } finally {
+    if (!response.complete) response.destroy();
+  }
+}
+
+/** The body, whole. More than `limit` bytes is FLK_LIMIT. */
+export async function readBody(response: HttpResponse, url: URL, limit: number): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of response.body) {
+    size += chunk.length;
+    if (size > limit) throw new FlkError('FLK_LIMIT', `${place(url)} answers with more than ${limit} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+/** What a status that is not 2xx means; 429 and 5xx are transient. */
+export function statusError(url: URL, response: Pick<HttpResponse, 'status' | 'headers'>): FlkError {
+  const { status, headers } = response;
+  const facts = { status: String(status), url: place(url) };
+  if (status === 401 || status === 403 || status === 407)
+    return new FlkError('FLK_HTTP_AUTH', `${url.host} wants credentials, or refuses those it has`, { facts });
+  const message = `${url.host} answers ${status}`;
+  if (status === 429 || (status >= 500 && status !== 501 && status !== 505))
+    return new TransientError('FLK_HTTP_STATUS', message, {
+      facts,
+      retryAfter: retryAfterOf(headers['retry-after']),
+      hint: 'the server is overloaded or broken: try again later',
+    });
+  return new FlkError('FLK_HTTP_STATUS', message, { facts });
+}
+
+function retryAfterOf(header: string | undefined): number | undefined {
+  if (header === undefined) return undefined;
+  if (/^\d{1,9}$/.test(header)) return Number(header) * 1000;
+  const date = Date.parse(header);
+  return Number.isNaN(date) ? undefined : Math.max(0, date - Date.now());
+}
+
+/** A URL for messages: without user info and query. */
+const place = (url: URL): string => `${url.origin}${url.pathname}`;
+
+/** Broken off on the way: another attempt may get through. Everything else (no such host, refused, TLS) will be the same. */
+const passing = new Set([
+  'ECONNRESET',
+  'EPIPE',
+  'ETIMEDOUT',
+  'EAI_AGAIN',
+  'ECONNABORTED',
+  'HPE_INVALID_EOF_STATE',
+]);
+
+const meanings: Readonly<Record<string, string>> = {
+  ENOTFOUND: 'there is no such host',
+  EAI_AGAIN: 'the name cannot be looked up now',
+  ECONNREFUSED: 'it refuses the connection',
+  ECONNRESET: 'the connection broke',
+  EPIPE: 'the connection broke',
+  EHOSTUNREACH: 'there is no way to it',
+  ENETUNREACH: 'there is no network',
+  DEPTH_ZERO_SELF_SIGNED_CERT: 'its certificate is signed by itself',
+  SELF_SIGNED_CERT_IN_CHAIN: 'its certificate’s authority is not trusted',
+  UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'its certificate’s authority is not trusted',
+  UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'its certificate’s authority is not trusted',
+  CERT_HAS_EXPIRED: 'its certificate has expired',
+  ERR_TLS_CERT_ALTNAME_INVALID: 'its certificate is for another host',
+};
+
+function networkError(url: URL, error: unknown, signal: AbortSignal | undefined, reused: boolean): FlkError {
+  if (error instanceof FlkError) return error;
+  if (signal?.aborted) return new FlkError('FLK_INTERRUPTED', 'interrupted', { cause: error });
+  if (error instanceof TimeoutError)
+    return new TransientError('FLK_NETWORK', error.message, { cause: error });
+  const code = systemCode(error) ?? 'ERROR';
+  const text = meanings[code] ?? (error instanceof Error ? error.message : String(error));
+  const message = `cannot reach ${url.host}: ${text}`;
+  const details = { cause: error, facts: { url: place(url), reason: code } };
+  if (!passing.has(code)) return new FlkError('FLK_NETWORK', message, details);
+  // A kept connection that the server had closed meanwhile: nothing is wrong, and nothing is to be waited for.
+  return new TransientError('FLK_NETWORK', message, reused ? { ...details, retryAfter: 0 } : details);
+}
