@@ -13,7 +13,8 @@ export function isBuiltin(derivation: Derivation): boolean {
 }
 
 /**
- * Makes the only output of such a derivation valid, unless it is. The inputs must be valid. Throws FLK_FETCH_HASH_MISMATCH and what
+ * Makes the only output of such a derivation valid. The inputs must be, the output must not be, and the caller holds its lock
+ * (`Store.withPathLocks`). Throws FLK_FETCH_HASH_MISMATCH and what
  * the download and the archive throw; then nothing has become valid.
  */
 export async function runBuiltin(
@@ -25,7 +26,7 @@ export async function runBuiltin(
     case fetchBuilder:
       return runFetch(drvPath, derivation, context);
     case mergeBuilder:
-      return runMerge(derivation, context.store);
+      return runMerge(drvPath, derivation, context.store, context.signal);
     default:
       throw new FlkError(
         'FLK_DERIVATION_INVALID',

@@ -14,13 +14,13 @@ import { fileURLToPath } from 'node:url';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { asFlkError, FlkError, redactUrls, systemCode } from '../base/errors.ts';
 import { type Reporter, type Span, span } from '../base/events.ts';
-import { type Derivation, derivationPath, withOutputPaths } from '../formats/derivation.ts';
-import { digestOf, type NarHash, narHashOf, toBase16, toNixBase32 } from '../formats/hash.ts';
+import type { Derivation } from '../formats/derivation.ts';
+import { type NarHash, narHashOf } from '../formats/hash.ts';
 import { hashTree } from '../formats/nar.ts';
 import { nameOf, type StorePath } from '../formats/store-path.ts';
-import type { PathInfo } from '../store/path-info.ts';
 import type { Store } from '../store/store.ts';
-import { scan, treeOf } from './folder.ts';
+import { walkPath } from '../store/tree-files.ts';
+import { fixedOutputDerivation, fixedOutputOf, registerFixedOutput } from './fixed-output.ts';
 import { unpack } from './unpack.ts';
 
 export const fetchBuilder = 'builtin:flk-fetch';
@@ -54,41 +54,22 @@ export interface FetchSpec {
 }
 
 /** The derivation that `hash` pins; its `.drv` path with it. */
-export function fetchDerivation(
-  spec: FetchSpec,
-  hash: NarHash,
-): { readonly drvPath: StorePath; readonly derivation: Derivation } {
+export function fetchDerivation(spec: FetchSpec, hash: NarHash): ReturnType<typeof fixedOutputDerivation> {
   const flag = (on: boolean) => (on ? '1' : '');
-  const recursive = spec.unpack || spec.executable;
-  const derivation = withOutputPaths(
-    spec.name,
-    {
-      outputs: new Map([
-        ['out', { hashAlgo: recursive ? 'r:sha256' : 'sha256', hash: toBase16(digestOf(hash)) }],
-      ]),
-      inputDrvs: new Map(),
-      inputSrcs: [],
-      system: 'builtin',
-      builder: fetchBuilder,
-      args: [],
-      env: new Map([
-        ['name', spec.name],
-        ['system', 'builtin'],
-        ['builder', fetchBuilder],
-        ['urls', spec.urls.join(' ')],
-        ['outputHash', hash],
-        ['outputHashAlgo', 'sha256'],
-        ['outputHashMode', recursive ? 'recursive' : 'flat'],
-        ['unpack', flag(spec.unpack)],
-        ['stripRoot', flag(spec.stripRoot)],
-        ['executable', flag(spec.executable)],
-      ]),
-    },
-    () => {
-      throw new FlkError('FLK_INTERNAL', 'a fetch has no input derivations');
-    },
-  );
-  return { drvPath: derivationPath(spec.name, derivation), derivation };
+  return fixedOutputDerivation({
+    name: spec.name,
+    builder: fetchBuilder,
+    hash,
+    recursive: spec.unpack || spec.executable,
+    env: new Map([
+      ['urls', spec.urls.join(' ')],
+      ['unpack', flag(spec.unpack)],
+      ['stripRoot', flag(spec.stripRoot)],
+      ['executable', flag(spec.executable)],
+    ]),
+    inputDrvs: new Map(),
+    inputSrcs: [],
+  });
 }
 
 /** Makes the output valid; see `runBuiltin`. */
@@ -97,11 +78,9 @@ export async function runFetch(
   derivation: Derivation,
   context: FetchContext,
 ): Promise<void> {
+  const { output, hash } = fixedOutputOf(drvPath, derivation);
   const env = (key: string) => derivation.env.get(key) ?? '';
-  const output = derivation.outputs.get('out');
-  if (output === undefined || output.hash === '' || env('urls') === '') {
-    throw new FlkError('FLK_DERIVATION_INVALID', `${drvPath} is no fetch that flk can run`);
-  }
+  if (env('urls') === '') throw new FlkError('FLK_DERIVATION_INVALID', `${drvPath} has no urls`);
   const spec: FetchSpec = {
     name: nameOf(output.path),
     urls: env('urls').split(' '),
@@ -109,31 +88,9 @@ export async function runFetch(
     stripRoot: env('stripRoot') === '1',
     executable: env('executable') === '1',
   };
-  const wanted = narHashOf(Buffer.from(output.hash, 'hex'));
-  const { store } = context;
-  await store.withPathLocks([output.path], async () => {
-    if (store.query(output.path) !== undefined) return;
-    await withFetched(spec, wanted, context, async ({ path }) => {
-      const tree = treeOf(scan(path, spec.name));
-      if (output.hashAlgo === 'r:sha256') {
-        await store.addTree(spec.name, tree, { expected: wanted });
-        return;
-      }
-      const { narHash, narSize } = await hashTree(tree, context.signal);
-      await chmod(path, 0o444);
-      const info: PathInfo = {
-        path: output.path,
-        narHash,
-        narSize,
-        references: [],
-        registrationTime: Math.floor(Date.now() / 1000),
-        ultimate: true,
-        signatures: [],
-        ca: `fixed:sha256:${toNixBase32(digestOf(wanted))}`,
-      };
-      await store.register([{ staged: path, info }]);
-    });
-  });
+  await withFetched(spec, hash, context, ({ path }) =>
+    registerFixedOutput(context.store, output, path, context.signal),
+  );
 }
 
 /**
@@ -201,7 +158,7 @@ async function fetchOne(
   if (!spec.unpack) {
     if (!spec.executable) return { path: file, hash: narHashOf(digest), url };
     await chmod(file, 0o755);
-    const { narHash } = await hashTree(treeOf(scan(file, spec.name)), context.signal);
+    const { narHash } = await hashTree(walkPath(file), context.signal);
     return { path: file, hash: narHash, url };
   }
   return span(context.reporter, { type: 'unpack', subject: spec.name }, async (progress) => {
@@ -212,7 +169,7 @@ async function fetchOne(
       ...(context.signal === undefined ? {} : { signal: context.signal }),
       progress: everyMegabyte((bytes) => progress.progress(bytes, undefined, 'bytes')),
     });
-    const { narHash } = await hashTree(treeOf(scan(path, spec.name)), context.signal);
+    const { narHash } = await hashTree(walkPath(path), context.signal);
     return { path, hash: narHash, url };
   });
 }

@@ -13,10 +13,13 @@ import { join } from 'node:path';
 import { canonicalJson } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
 import type { Derivation } from '../formats/derivation.ts';
-import { narHashOf } from '../formats/hash.ts';
-import type { Tree } from '../formats/nar.ts';
-import { nameOf, parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
+import type { NarHash } from '../formats/hash.ts';
+import { NarHasher, type Tree } from '../formats/nar.ts';
+import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
+import { tee } from '../formats/tree-sinks.ts';
 import type { Store } from '../store/store.ts';
+import { restoreTree } from '../store/tree-files.ts';
+import { fixedOutputDerivation, fixedOutputOf, registerFixedOutput } from './fixed-output.ts';
 import { type FolderNode, sameContent, scan, treeOf } from './folder.ts';
 
 export const mergeBuilder = 'builtin:flk-merge';
@@ -57,9 +60,36 @@ export function mergedTree(store: Store, parts: readonly MergePart[], links: Lin
   return treeOf(merge.root);
 }
 
+/** The derivation of a merge that gives the tree with this NAR hash. `inputs` are what makes or holds the parts. */
+export function mergeDerivation(
+  name: string,
+  hash: NarHash,
+  parts: readonly MergePart[],
+  links: Links,
+  inputs: Pick<Derivation, 'inputDrvs' | 'inputSrcs'>,
+): ReturnType<typeof fixedOutputDerivation> {
+  return fixedOutputDerivation({
+    name,
+    builder: mergeBuilder,
+    hash,
+    recursive: true,
+    env: new Map([
+      ['parts', parts.map((part) => part.path).join(' ')],
+      ['links', JSON.stringify(Object.fromEntries(links))],
+    ]),
+    inputDrvs: inputs.inputDrvs,
+    inputSrcs: inputs.inputSrcs,
+  });
+}
+
 /** Makes the output valid; see `runBuiltin`. */
-export async function runMerge(derivation: Derivation, store: Store): Promise<void> {
-  const output = derivation.outputs.get('out')!;
+export async function runMerge(
+  drvPath: StorePath,
+  derivation: Derivation,
+  store: Store,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { output, hash } = fixedOutputOf(drvPath, derivation);
   const parts = (derivation.env.get('parts') ?? '')
     .split(' ')
     .filter((path) => path !== '')
@@ -67,9 +97,21 @@ export async function runMerge(derivation: Derivation, store: Store): Promise<vo
   const links = new Map(
     Object.entries(JSON.parse(derivation.env.get('links') ?? '{}') as Record<string, string>),
   );
-  await store.addTree(nameOf(output.path), mergedTree(store, parts, links), {
-    expected: narHashOf(Buffer.from(output.hash, 'hex')),
-  });
+  const stage = await store.stage();
+  try {
+    const staged = join(stage.path, 'tree');
+    const hasher = new NarHasher();
+    await mergedTree(store, parts, links).walk(tee(restoreTree(staged), hasher), signal);
+    const found = hasher.digest().narHash;
+    if (found !== hash) {
+      throw new FlkError('FLK_STORE_CORRUPT', `merging for ${output.path} gave another tree`, {
+        facts: { found, wanted: hash },
+      });
+    }
+    await registerFixedOutput(store, output, staged, signal);
+  } finally {
+    await stage.dispose();
+  }
 }
 
 /** Where a part lies on disk. No symlink on the way is followed: it could lead out of the store. */
