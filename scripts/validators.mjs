@@ -1,6 +1,6 @@
 /**
  * Compiles schemas into plain ES modules under src/generated, so that no schema is compiled at run time (that costs 100 ms).
- * Beside each validator stand the tables that turn its faults into advice: the keys an object may have and the words for a pattern.
+ * Faults carry the schema they come from: the keys it knows and the words it has for a pattern become advice.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -28,28 +28,10 @@ export function makeAjv(options = {}) {
   return ajv;
 }
 
-/** Schema path (`#/$defs/input/additionalProperties`) → keys known there; (`…/pattern`) → what is wanted. */
-function advice(schema) {
-  const keys = {};
-  const patterns = {};
-  const visit = (node, path) => {
-    if (node === null || typeof node !== 'object') return;
-    if (node.additionalProperties === false)
-      keys[`${path}/additionalProperties`] = Object.keys(node.properties ?? {});
-    if (node.patternErrorMessage) patterns[`${path}/pattern`] = node.patternErrorMessage;
-    for (const [key, value] of Object.entries(node)) {
-      if (key === 'examples' || key === 'default') continue;
-      visit(value, `${path}/${key.replaceAll('~', '~0').replaceAll('/', '~1')}`);
-    }
-  };
-  visit(schema, '#');
-  return { keys, patterns };
-}
-
 /** The generated code carries its schema along: no need for the words in it. `properties` holds names, not keywords. */
 function withoutProse(node, names = false) {
   if (node === null || typeof node !== 'object' || Array.isArray(node)) return node;
-  const prose = ['description', 'title', 'examples', 'default', ...annotations];
+  const prose = ['description', 'title', 'examples', 'default'];
   return Object.fromEntries(
     Object.entries(node)
       .filter(([key]) => names || !prose.includes(key))
@@ -62,13 +44,12 @@ function withoutProse(node, names = false) {
 
 async function compile(name) {
   const schema = JSON.parse(readFileSync(join(root, 'schemas', `${name}.schema.json`), 'utf8'));
-  const ajv = makeAjv({ inlineRefs: false, code: { source: true, esm: true, lines: false } });
+  const ajv = makeAjv({ verbose: true, code: { source: true, esm: true, lines: false } });
   const code = standaloneCode(ajv, ajv.compile(withoutProse(schema)));
-  const { keys, patterns } = advice(schema);
   // The standalone code requires parts of ajv's runtime; esbuild puts them in, so that the result stands alone.
   const bundled = await build({
     stdin: {
-      contents: `${code}\nexport const knownKeys = ${JSON.stringify(keys)};\nexport const patternAdvice = ${JSON.stringify(patterns)};\n`,
+      contents: code,
       resolveDir: root,
       loader: 'js',
     },
@@ -89,13 +70,14 @@ async function compile(name) {
   readonly instancePath: string;
   readonly schemaPath: string;
   readonly params: Readonly<Record<string, unknown>>;
+  /** The keyword's own value, and the schema it stands in. */
+  readonly schema: unknown;
+  readonly parentSchema: Readonly<Record<string, unknown>>;
 }
 export declare const validate: {
   (value: unknown): boolean;
   errors?: readonly SchemaFault[] | null;
 };
-export declare const knownKeys: Readonly<Record<string, readonly string[]>>;
-export declare const patternAdvice: Readonly<Record<string, string>>;
 `,
   );
 }

@@ -20,6 +20,45 @@ export interface Diagnostic {
   readonly suggestion?: string;
 }
 
+/**
+ * Gathers the faults of one file: one per place, since a second one there is mostly the first one's shadow, and no more than
+ * a person would read.
+ */
+export class Findings {
+  readonly file: SourceFile;
+  readonly #byPlace = new Map<string, Diagnostic>();
+
+  constructor(file: SourceFile) {
+    this.file = file;
+  }
+
+  add(range: Range, message: string, suggestion?: string): void {
+    const place = `${range.start}-${range.end}`;
+    if (this.full || this.#byPlace.has(place)) return;
+    this.#byPlace.set(place, {
+      file: this.file,
+      range,
+      message,
+      ...(suggestion === undefined ? {} : { suggestion }),
+    });
+  }
+
+  get count(): number {
+    return this.#byPlace.size;
+  }
+
+  get full(): boolean {
+    return this.#byPlace.size >= 100;
+  }
+
+  /** In the order of the text. */
+  list(): Diagnostic[] {
+    return [...this.#byPlace.values()].sort(
+      (a, b) => a.range.start - b.range.start || a.range.end - b.range.end,
+    );
+  }
+}
+
 /** One-based line and column (in code points, tabs count one) of an offset. */
 export function positionOf(text: string, offset: number): { line: number; column: number } {
   const before = text.slice(0, Math.max(0, offset));
