@@ -1,0 +1,200 @@
+/**
+ * The flake that a person works on: its manifest and lock as they are on disk at once, its source tree only when asked for. As
+ * long as only the texts are needed, nothing but a few file look-ups is done.
+ */
+import { realpathSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { SourceFile } from '../base/diagnostics.ts';
+import { FlkError } from '../base/errors.ts';
+import type { Reporter } from '../base/events.ts';
+import type { FlakeRef, Rev } from '../flake/flake-ref.ts';
+import type { Source, SourceTree } from '../flake/source.ts';
+import { lookAt, readRegularFile, unreadable } from './disk.ts';
+import { fetchPath } from './path.ts';
+import {
+  assertTracked,
+  findRepository,
+  hasGit,
+  openTrackedFiles,
+  readTracked,
+  trackFile,
+  upwards,
+} from './worktree.ts';
+
+export interface LocalFlakeOptions {
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal;
+  /** Fetches the committed tree of a repository without changes. */
+  readonly source: Pick<Source, 'fetch'>;
+}
+
+/** A local flake's bytes at one moment. */
+export interface LocalTree {
+  /** The whole repository or folder. */
+  readonly tree: SourceTree;
+  /** Pinned by `rev` when nothing is changed, else by `narHash` alone. Has `lastModified`. */
+  readonly locked: FlakeRef;
+  /** Whether a repository has changes that are not committed. */
+  readonly dirty: boolean;
+  /** HEAD, also of a dirty tree. */
+  readonly rev?: Rev;
+  /** Seconds since 1970: HEAD's committer time; for a plain folder the newest mtime. */
+  readonly lastModified: number;
+}
+
+export interface LocalFlake {
+  /** A Git repository's working tree, or a plain folder. */
+  readonly kind: 'git' | 'path';
+  /** The repository's root, or the flake's folder; absolute, without symlinks. */
+  readonly root: string;
+  /** The flake's folder below the root, '' for the root itself. */
+  readonly dir: string;
+  /** Absolute: where flake.yaml lies, and flake.lock will. */
+  readonly folder: string;
+  readonly manifest: SourceFile;
+  readonly lockPath: string;
+  /** Undefined when there is no flake.lock. */
+  readonly lockText?: string;
+  /** As `nix flake metadata` resolves it: `git+file:///repo?dir=sub`, `path:/folder`. */
+  readonly ref: FlakeRef;
+  /** Throws FLK_MANIFEST_UNTRACKED when Git does not know flake.yaml. One git process. */
+  assertTracked(): Promise<void>;
+  /** Makes Git know a flake.lock that was just written, unstaged. Does nothing in a plain folder or without git. */
+  trackLock(): Promise<void>;
+  /** Reads Git's state, hashes the tree; throws FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE. The same answer each time. */
+  tree(): Promise<LocalTree>;
+}
+
+const manifestName = 'flake.yaml';
+const lockName = 'flake.lock';
+
+/**
+ * Finds the flake at `folder`, or above it up to the repository's root (as Nix does), and reads its texts.
+ * Throws FLK_MANIFEST_MISSING, FLK_FILE_UNREADABLE, FLK_LIMIT.
+ */
+export async function openLocalFlake(folder: string, options: LocalFlakeOptions): Promise<LocalFlake> {
+  const flakeFolder = findFlake(realFolder(folder));
+  const repository = findRepository(flakeFolder);
+  const root = repository ?? flakeFolder;
+  const dir = relative(root, flakeFolder);
+  const manifestPath = join(flakeFolder, manifestName);
+  const lockPath = join(flakeFolder, lockName);
+  const lockText = readText(lockPath);
+  const ref: FlakeRef =
+    repository === undefined
+      ? { type: 'path', path: root }
+      : { type: 'git', url: pathToFileURL(root).href, ...(dir === '' ? {} : { dir }) };
+  let opened: Promise<LocalTree> | undefined;
+  return {
+    kind: ref.type,
+    root,
+    dir,
+    folder: flakeFolder,
+    manifest: { path: shownPath(manifestPath), text: readText(manifestPath) ?? '' },
+    lockPath,
+    ...(lockText === undefined ? {} : { lockText }),
+    ref,
+    assertTracked: async () => {
+      if (repository !== undefined) await assertTracked(root, join(dir, manifestName));
+    },
+    trackLock: async () => {
+      if (repository !== undefined) await trackFile(root, join(dir, lockName));
+    },
+    tree: () => {
+      opened ??= openTree(ref, root, join(dir, manifestName), options);
+      return opened;
+    },
+  };
+}
+
+async function openTree(
+  ref: FlakeRef,
+  root: string,
+  manifestPath: string,
+  options: LocalFlakeOptions,
+): Promise<LocalTree> {
+  if (ref.type === 'path') {
+    const { locked, tree } = await fetchPath(ref, options);
+    return { tree, locked, dirty: false, lastModified: locked.lastModified ?? 0 };
+  }
+  const state = await readTracked(root, options.signal);
+  if (!state.entries.some((entry) => entry.path.equals(Buffer.from(manifestPath))))
+    await assertTracked(root, manifestPath);
+  const { rev, lastModified, dirty } = state;
+  if (!dirty && rev !== undefined) {
+    // Committed bytes, not those on disk: a checkout may have other line ends, and HEAD is what everybody else gets.
+    const pinned: FlakeRef = { ...ref, rev, ...(state.ref === undefined ? {} : { ref: state.ref }) };
+    if (await hasGit()) {
+      const { locked, tree } = await options.source.fetch(pinned);
+      return { tree, locked, dirty, rev, lastModified };
+    }
+    const { openCommitByIsomorphicGit } = await import('./worktree-isomorphic.ts');
+    const tree = await openCommitByIsomorphicGit(root, rev, options.signal);
+    return {
+      tree,
+      locked: { ...pinned, lastModified, narHash: tree.narHash },
+      dirty,
+      rev,
+      lastModified,
+    };
+  }
+  if (dirty) options.reporter.emit({ kind: 'notice', notice: { type: 'dirty-tree', path: root } });
+  const tree = await openTrackedFiles(root, state.entries, options);
+  return {
+    tree,
+    locked: { ...ref, lastModified, narHash: tree.narHash },
+    dirty,
+    ...(rev === undefined ? {} : { rev }),
+    lastModified,
+  };
+}
+
+/** Without symlinks, so that what is above it is what a person would see from within. */
+function realFolder(folder: string): string {
+  try {
+    return realpathSync(resolve(folder));
+  } catch (error) {
+    throw unreadable(folder, error);
+  }
+}
+
+/** The nearest folder upwards with a manifest, not further than the repository's root. */
+function findFlake(start: string): string {
+  if (!lookAt(start)?.isDirectory())
+    throw new FlkError('FLK_FILE_UNREADABLE', `${start} is not a folder`, {
+      hint: `name the folder that holds it: ${dirname(start)}`,
+    });
+  let nixOnly: string | undefined;
+  for (const folder of upwards(start)) {
+    if (lookAt(join(folder, manifestName))) return folder;
+    if (lookAt(join(folder, 'flake.nix'))) nixOnly ??= folder;
+    if (lookAt(join(folder, '.git'))) break;
+  }
+  throw nixOnly === undefined
+    ? new FlkError('FLK_MANIFEST_MISSING', `no ${manifestName} in ${start}, nor in a folder above it`)
+    : new FlkError('FLK_MANIFEST_MISSING', `${nixOnly} has a flake.nix, but no ${manifestName}`, {
+        hint: 'this version of flk reads flake.yaml only; flk init writes one beside it',
+      });
+}
+
+/** Text of a regular file, undefined where there is nothing. A link could point out of the repository, to what no clone has. */
+function readText(path: string): string | undefined {
+  const info = lookAt(path);
+  if (!info) return undefined;
+  const content = readRegularFile(Buffer.from(path));
+  if (content === undefined)
+    throw new FlkError('FLK_FILE_UNREADABLE', `${shownPath(path)} is not a regular file`, {
+      facts: {
+        found: info.isSymbolicLink() ? 'a symlink' : info.isDirectory() ? 'a folder' : 'a special file',
+      },
+      hint: 'put the file itself there',
+    });
+  return content.toString();
+}
+
+/** From here when it lies below here, else absolute. */
+function shownPath(path: string): string {
+  const short = relative(process.cwd(), path);
+  return short.startsWith('..') ? path : short;
+}

@@ -1,0 +1,43 @@
+/** Every kind of source behind the one port: a reference goes to whoever fetches its type, once. */
+import { OnceMap } from '../base/concurrency.ts';
+import type { Reporter } from '../base/events.ts';
+import { type FlakeRef, type GitRef, refKey } from '../flake/flake-ref.ts';
+import type { Fetched, Source, Tag } from '../flake/source.ts';
+import { GitSource } from './git.ts';
+import { fetchPath } from './path.ts';
+
+export interface SourcesOptions {
+  /** Holds what was fetched, between runs and for all flakes; made when it is first needed. */
+  readonly cacheFolder: string;
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal;
+  /** No network: what is not on this machine is FLK_OFFLINE. */
+  readonly offline?: boolean;
+  /** Asks servers again for what a ref is, also where the answer is young. */
+  readonly refresh?: boolean;
+  /** Requests in flight at once, over all servers. */
+  readonly maxConnections?: number;
+}
+
+/** The world's sources, for one run of flk: within it, equal references have equal answers. */
+export class Sources implements Source {
+  readonly #options: SourcesOptions;
+  readonly #git: GitSource;
+  readonly #fetched = new OnceMap<string, Fetched>();
+  readonly #tags = new OnceMap<string, readonly Tag[]>();
+
+  constructor(options: SourcesOptions) {
+    this.#options = options;
+    this.#git = new GitSource(options);
+  }
+
+  fetch(ref: FlakeRef): Promise<Fetched> {
+    return this.#fetched.get(refKey(ref), () =>
+      ref.type === 'git' ? this.#git.fetch(ref) : fetchPath(ref, this.#options),
+    );
+  }
+
+  tags(ref: GitRef): Promise<readonly Tag[]> {
+    return this.#tags.get(ref.url, () => this.#git.tags(ref));
+  }
+}

@@ -1,0 +1,357 @@
+/**
+ * The local working tree: the files that Git tracks, as they are on disk. Git itself says which those are; where there is no git
+ * program, isomorphic-git does (worktree-isomorphic.ts). Nothing here writes to the repository, except `trackFile`.
+ */
+import { statSync } from 'node:fs';
+import { devNull } from 'node:os';
+import { dirname, join, relative, resolve } from 'node:path';
+import { FlkError } from '../base/errors.ts';
+import { type Reporter, span } from '../base/events.ts';
+import { type Finished, run } from '../base/process.ts';
+import type { Rev } from '../flake/flake-ref.ts';
+import type { SourceTree } from '../flake/source.ts';
+import { isNodeName, maxDepth, NarHasher, type Tree, type TreeSink } from '../formats/nar.ts';
+import { childPath, lookAt, NodeReader } from './disk.ts';
+import { readBelow } from './path.ts';
+
+/** What Git says of a working tree; which program says it does not matter. */
+export interface TrackedState {
+  /** All tracked paths, once each: also those that are deleted on disk, and those known by `git add -N` only. */
+  readonly entries: readonly TrackedEntry[];
+  /** HEAD's commit; undefined before the first one. */
+  readonly rev?: Rev;
+  /** `refs/heads/main`; undefined for a detached HEAD. */
+  readonly ref?: string;
+  /** HEAD's committer time in seconds, 0 before the first commit: also for a dirty tree, as Nix 2.34 has it. */
+  readonly lastModified: number;
+  /** Whether any tracked file, its mode or the index differs from HEAD. What is inside submodules does not count. */
+  readonly dirty: boolean;
+}
+
+export interface TrackedEntry {
+  /** From the repository's root, in bytes. */
+  readonly path: Buffer;
+  /** Submodules are empty folders in a source tree. */
+  readonly submodule: boolean;
+}
+
+export interface WorkingTreeOptions {
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * The root of the repository that `folder` lies in: the nearest folder upwards that holds a `.git`, on the same file system.
+ * Undefined when there is none. Starts no process.
+ */
+export function findRepository(folder: string): string | undefined {
+  for (const at of upwards(folder)) if (lookAt(join(at, '.git'))) return at;
+  return undefined;
+}
+
+/** The folder and those above it, up to the root or the border of the file system. */
+export function* upwards(folder: string): Generator<string> {
+  const device = statSync(folder, { throwIfNoEntry: false })?.dev;
+  for (let at = resolve(folder); ; at = dirname(at)) {
+    if (statSync(at, { throwIfNoEntry: false })?.dev !== device) return;
+    yield at;
+    if (dirname(at) === at) return;
+  }
+}
+
+/** What Git tracks in the repository at `root`, and how it compares with HEAD. Throws FLK_GIT_WORKTREE, FLK_GIT_REMOTE. */
+export async function readTracked(root: string, signal?: AbortSignal): Promise<TrackedState> {
+  if (await hasGit()) return await readTrackedByGit(root, signal);
+  const { readTrackedByIsomorphicGit } = await import('./worktree-isomorphic.ts');
+  return await readTrackedByIsomorphicGit(root);
+}
+
+let gitFound: Promise<boolean> | undefined;
+
+/** Whether there is a git program; asked once. */
+export function hasGit(): Promise<boolean> {
+  gitFound ??= run('git', ['--version'], { env: gitEnvironment() }).then(
+    ({ status }) => status === 0,
+    (error: unknown) => {
+      if (error instanceof FlkError && error.code === 'FLK_GIT_MISSING') return false;
+      throw error;
+    },
+  );
+  return gitFound;
+}
+
+/** As `readTracked`, by the git program. */
+export async function readTrackedByGit(root: string, signal?: AbortSignal): Promise<TrackedState> {
+  const [status, list] = await Promise.all([
+    git(root, signal, 'status', ...statusArguments),
+    git(root, signal, 'ls-files', '-z', '-s', '-t'),
+  ]);
+  const { oid, head, dirty } = parseStatus(status);
+  const entries = parseList(list);
+  if (dirty && entries.sparse)
+    throw new FlkError(
+      'FLK_GIT_WORKTREE',
+      `${root} is a sparse checkout with uncommitted changes, so the files that are not checked out are unknown`,
+      { hint: 'commit the changes, or run git sparse-checkout disable' },
+    );
+  const rev = oid === '(initial)' ? undefined : (oid as Rev);
+  const lastModified = rev === undefined ? 0 : await committerTime(root, rev, signal);
+  return {
+    entries: entries.list,
+    ...(rev === undefined ? {} : { rev }),
+    ...(head === '(detached)' ? {} : { ref: `refs/heads/${head}` }),
+    lastModified,
+    dirty,
+  };
+}
+
+const statusArguments = [
+  '--porcelain=v2',
+  '-z',
+  '--branch',
+  '--no-ahead-behind',
+  '--no-renames',
+  '--untracked-files=no',
+  '--ignore-submodules=dirty',
+];
+
+/** git-status(1), porcelain v2 with -z: `# branch.oid X`, then one record per changed path. */
+function parseStatus(output: Buffer): { oid: string; head: string; dirty: boolean } {
+  let oid = '';
+  let head = '';
+  let dirty = false;
+  for (const record of output.toString('latin1').split('\0')) {
+    const [, header, value] = /^# branch\.(oid|head) (.*)$/s.exec(record) ?? [];
+    if (header === 'oid') oid = value!;
+    else if (header === 'head') head = Buffer.from(value!, 'latin1').toString();
+    else if (/^[12u] /.test(record)) {
+      // `1 XY SUB …`: a submodule that only has another commit checked out changes nothing in our tree.
+      const [, index, inSubmodule] = /^. (.). (.)/.exec(record) ?? [];
+      if (!(inSubmodule === 'S' && index === '.')) dirty = true;
+    }
+  }
+  if (!/^([0-9a-f]{40,64}|\(initial\))$/.test(oid))
+    throw new FlkError('FLK_GIT_REMOTE', 'git status answers with something that flk does not know', {
+      facts: { found: output.subarray(0, 200).toString() },
+    });
+  return { oid, head, dirty };
+}
+
+/** git-ls-files(1), -z -s -t: `TAG MODE ID STAGE<tab>PATH`. A path in conflict comes once per side. */
+function parseList(output: Buffer): { list: TrackedEntry[]; sparse: boolean } {
+  const list: TrackedEntry[] = [];
+  let sparse = false;
+  let last: Buffer | undefined;
+  for (let at = 0; at < output.length; ) {
+    const end = output.indexOf(0, at);
+    const tab = output.indexOf(0x09, at);
+    if (end < 0 || tab < 0 || tab > end)
+      throw new FlkError('FLK_GIT_REMOTE', 'git ls-files answers with something that flk does not know');
+    const path = output.subarray(tab + 1, end);
+    const [tag, mode] = output.subarray(at, tab).toString('latin1').split(' ');
+    at = end + 1;
+    if (tag === 'S' || tag === 's') sparse = true;
+    if (last && path.equals(last)) continue;
+    last = path;
+    list.push({ path, submodule: mode === '160000' });
+  }
+  return { list, sparse };
+}
+
+async function committerTime(root: string, rev: Rev, signal: AbortSignal | undefined): Promise<number> {
+  const line = await git(root, signal, 'rev-list', '--max-count=1', '--timestamp', rev, '--');
+  return Number.parseInt(line.toString('latin1'), 10);
+}
+
+/**
+ * Makes sure that Git tracks the file, so that a clone would have it. Throws FLK_MANIFEST_UNTRACKED with the command that mends it.
+ */
+export async function assertTracked(root: string, path: string): Promise<void> {
+  const known = (await hasGit())
+    ? (await git(root, undefined, 'ls-files', '-z', '--', path)).length > 0
+    : (await readTracked(root)).entries.some((entry) => entry.path.equals(Buffer.from(path)));
+  if (known) return;
+  const ignored =
+    (await hasGit()) && (await tryGit(root, undefined, 'check-ignore', '-q', '--', path)).status === 0;
+  const shown = relative(process.cwd(), join(root, path)) || path;
+  throw new FlkError(
+    'FLK_MANIFEST_UNTRACKED',
+    ignored
+      ? `${shown} is ignored by Git (.gitignore), so a clone would not have it`
+      : `${shown} is not tracked by Git, so a clone would not have it`,
+    { hint: `git add ${ignored ? '-fN' : '-N'} ${quote(shown)}`, facts: { repository: root } },
+  );
+}
+
+/** Makes Git know a file that flk wrote (`git add -N`), its content unstaged. False where there is no git program to do it. */
+export async function trackFile(root: string, path: string): Promise<boolean> {
+  if (!(await hasGit())) return false;
+  await git(root, undefined, 'add', '--intent-to-add', '--force', '--', path);
+  return true;
+}
+
+/** As a POSIX shell reads it. */
+const quote = (word: string): string =>
+  /^[\w./@%+=:,][\w./@%+=:,-]*$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+
+/** Hashes the tracked files of `root` as they are on disk, and gives them as a tree. */
+export async function openTrackedFiles(
+  root: string,
+  entries: readonly TrackedEntry[],
+  options: WorkingTreeOptions,
+): Promise<SourceTree> {
+  const files = new TrackedFiles(root, entries);
+  return await span(options.reporter, { type: 'hash', subject: root }, async (work) => {
+    const hasher = new NarHasher();
+    await files.walk(hasher, options.signal, () => work.progress(hasher.size, undefined, 'bytes'));
+    return {
+      ...hasher.digest(),
+      walk: (sink, signal) => files.walk(sink, signal),
+      readFile: async (path) => (files.has(path) ? readBelow(Buffer.from(root), path) : undefined),
+    };
+  });
+}
+
+/** Folders by name (latin1, one character per byte), down to what Git tracks. */
+type Folder = Map<string, Folder | 'file' | 'submodule'>;
+
+/** The tracked files below a root, read from disk whenever they are walked. */
+class TrackedFiles implements Tree {
+  readonly #root: string;
+  readonly #entries: Folder = new Map();
+
+  constructor(root: string, entries: readonly TrackedEntry[]) {
+    this.#root = root;
+    for (const { path, submodule } of entries) this.#add(path, submodule ? 'submodule' : 'file');
+  }
+
+  has(path: string): boolean {
+    let at: Folder | 'file' | 'submodule' | undefined = this.#entries;
+    for (const name of Buffer.from(path).toString('latin1').split('/'))
+      at = at instanceof Map ? at.get(name) : undefined;
+    return at === 'file';
+  }
+
+  async walk(sink: TreeSink, signal?: AbortSignal, onFolder?: () => void): Promise<void> {
+    const reader = new NodeReader(sink, signal);
+    /** Git has no empty folders: one is announced when its first node comes. */
+    const waiting: (Buffer | undefined)[] = [];
+    const open = (name: Buffer): void => {
+      for (const folder of waiting) {
+        if (folder) sink.entry(folder);
+        sink.directory();
+      }
+      waiting.length = 0;
+      sink.entry(name);
+    };
+    const visit = async (path: Buffer, folder: Folder): Promise<void> => {
+      for (const key of [...folder.keys()].sort()) {
+        const name = Buffer.from(key, 'latin1');
+        const child = childPath(path, name);
+        const entry = folder.get(key)!;
+        const info = lookAt(child);
+        if (entry instanceof Map) {
+          // Where a tracked folder is now a link or a file, what was in it is deleted: never look through it.
+          if (!info?.isDirectory()) continue;
+          waiting.push(name);
+          await visit(child, entry);
+          if (waiting.length > 0) waiting.pop();
+          else sink.endDirectory();
+        } else if (entry === 'submodule') {
+          if (!info?.isDirectory()) continue;
+          open(name);
+          sink.directory();
+          sink.endDirectory();
+        } else if (info?.isFile()) {
+          open(name);
+          await reader.file(child);
+        } else if (info?.isSymbolicLink()) {
+          open(name);
+          reader.symlink(child);
+        }
+        // Anything else (a pipe, a folder in place of a file) is for Git a deleted file.
+      }
+      onFolder?.();
+    };
+    sink.directory();
+    await visit(Buffer.from(this.#root), this.#entries);
+    sink.endDirectory();
+  }
+
+  #add(path: Buffer, kind: 'file' | 'submodule'): void {
+    const names = path.toString('latin1').split('/');
+    const isSafe = names.length <= maxDepth && names.every((name) => isNodeName(Buffer.from(name, 'latin1')));
+    if (!isSafe || names.some((name) => name.toLowerCase() === '.git'))
+      throw new FlkError('FLK_GIT_TREE', `the index of ${this.#root} holds a forbidden path: ${path}`);
+    const last = names.pop()!;
+    let folder = this.#entries;
+    for (const name of names) {
+      let next = folder.get(name);
+      if (!(next instanceof Map)) {
+        // During a conflict a path may be a file on one side and a folder on the other.
+        next = new Map();
+        folder.set(name, next);
+      }
+      folder = next;
+    }
+    if (!folder.has(last)) folder.set(last, kind);
+  }
+}
+
+/** Runs git in the repository and gives its output. Throws FLK_GIT_WORKTREE where the repository may not be read. */
+async function git(root: string, signal: AbortSignal | undefined, ...args: string[]): Promise<Buffer> {
+  const { status, stdout, stderr } = await tryGit(root, signal, ...args);
+  if (status === 0) return stdout;
+  throw await explainFailure(root, args[0]!, status, stderr);
+}
+
+async function tryGit(root: string, signal: AbortSignal | undefined, ...args: string[]): Promise<Finished> {
+  return await run('git', [...safeSettings, '-C', root, ...args], {
+    env: gitEnvironment(),
+    maxOutput: 1024 * 1024 * 1024,
+    ...(signal === undefined ? {} : { signal }),
+  });
+}
+
+/** Why git refused: asked of git again, never read from its messages. */
+async function explainFailure(
+  root: string,
+  command: string,
+  status: number | null,
+  stderr: string,
+): Promise<FlkError> {
+  const trusting = await run(
+    'git',
+    [...safeSettings, '-c', `safe.directory=${root}`, '-C', root, 'rev-parse', '--git-dir'],
+    { env: gitEnvironment() },
+  );
+  const plain = await tryGit(root, undefined, 'rev-parse', '--git-dir');
+  if (trusting.status === 0 && plain.status !== 0)
+    return new FlkError('FLK_GIT_WORKTREE', `the repository ${root} belongs to another user`, {
+      hint: `if you trust it: git config --global --add safe.directory ${quote(root)}`,
+    });
+  return new FlkError('FLK_GIT_WORKTREE', `git ${command} fails in ${root} (status ${status})`, {
+    hint: 'run git status there: it must work before flk can',
+    facts: { git: stderr.trim().split('\n')[0] ?? '' },
+  });
+}
+
+/** No program that the repository's configuration names is run, and nothing is written in passing. */
+const safeSettings = [
+  '--no-optional-locks',
+  '--literal-pathspecs',
+  '-c',
+  'core.fsmonitor=false',
+  '-c',
+  `core.hooksPath=${devNull}`,
+  '-c',
+  'core.quotePath=false',
+];
+
+/** The user's own settings count, but not what points git to another repository. */
+function gitEnvironment(): NodeJS.ProcessEnv {
+  const env: NodeJS.ProcessEnv = {};
+  for (const [name, value] of Object.entries(process.env))
+    if (!name.startsWith('GIT_') || name.startsWith('GIT_CONFIG_')) env[name] = value;
+  return { ...env, LC_ALL: 'C', GIT_TERMINAL_PROMPT: '0' };
+}
