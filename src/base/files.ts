@@ -140,7 +140,7 @@ const holder = async (path: string): Promise<string> =>
   `pid ${(await readFile(path, 'utf8').catch(() => '?')).split(' ')[0]}`;
 
 /** Field 22 of /proc/PID/stat, which tells a process from a later one with the same number; `-` when it is gone. */
-async function startTime(pid: number): Promise<string> {
+export async function startTime(pid: number): Promise<string> {
   try {
     const text = await readFile(`/proc/${pid}/stat`, 'utf8');
     return text.slice(text.lastIndexOf(')') + 2).split(' ')[19] ?? '-';

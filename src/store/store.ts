@@ -1,8 +1,18 @@
 /** The store: immutable trees under `ROOT/nix/store`, each valid once its record is in the database. */
-import type { NarHash } from '../formats/hash.ts';
-import type { Tree } from '../formats/nar.ts';
-import type { StorePath } from '../formats/store-path.ts';
+import { randomBytes } from 'node:crypto';
+import { lstatSync } from 'node:fs';
+import { chmod, lstat, mkdir, readdir, rename, symlink } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { compareBytes } from '../base/canonical.ts';
+import { FlkError } from '../base/errors.ts';
+import { makeFolder, startTime, syncFolder, withFileLock } from '../base/files.ts';
+import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
+import { hashTree, NarHasher, type Tree, type TreeSink } from '../formats/nar.ts';
+import { baseNameOf, hashPart, makeSourcePath, makeTextPath, type StorePath } from '../formats/store-path.ts';
+import { tee } from '../formats/tree-sinks.ts';
+import { openDatabase, type StoreDatabase } from './database.ts';
 import type { PathInfo } from './path-info.ts';
+import { removeTree, restoreTree, syncTrees, walkPath } from './tree-files.ts';
 
 export interface Store {
   /** The physical folder that stands for `/`: paths lie in `ROOT/nix/store`, the database in `ROOT/nix/var/flk`. */
@@ -42,4 +52,264 @@ export interface Store {
   /** Keeps a path alive through a symlink outside the store (`result`), by a name under `nix/var/nix/gcroots/auto`. */
   addIndirectRoot(link: string): Promise<void>;
   close(): void;
+}
+
+/** What a caller wants to become valid: a canonical tree on the store's own file system, and its record. */
+interface Entry {
+  readonly info: PathInfo;
+  readonly staged: string;
+}
+
+/**
+ * Opens the store below a folder that stands for `/`, creating it where there is none, and removes what dead processes left half
+ * done. Throws FLK_FILE_UNWRITABLE or FLK_STORE_INVALID.
+ */
+export async function openStore(root: string): Promise<Store> {
+  const absolute = resolve(root);
+  const places = new Places(absolute);
+  for (const folder of [places.store, places.stages, places.locks]) await makeFolder(folder);
+  const database = await openDatabase(join(places.state, 'store.sqlite'));
+  await removeAbandoned(places.stages);
+  return new DiskStore(places, database);
+}
+
+class Places {
+  readonly root: string;
+  readonly store: string;
+  readonly state: string;
+  readonly stages: string;
+  readonly locks: string;
+  readonly indirectRoots: string;
+
+  constructor(root: string) {
+    this.root = root;
+    this.store = join(root, 'nix/store');
+    this.state = join(root, 'nix/var/flk');
+    this.stages = join(this.state, 'stage');
+    this.locks = join(this.state, 'locks');
+    this.indirectRoots = join(root, 'nix/var/nix/gcroots/auto');
+  }
+}
+
+/** A stage is named after the process it belongs to: PID, its start time (numbers are used again), and chance. */
+const ownStage = async (): Promise<string> =>
+  `${process.pid}-${await startTime(process.pid)}-${randomBytes(6).toString('hex')}`;
+
+async function removeAbandoned(stages: string): Promise<void> {
+  for (const name of await readdir(stages).catch(() => [])) {
+    const [pid, started] = name.split('-');
+    if ((await startTime(Number(pid))) === started) continue;
+    // Another process may be at the same; what stays is the next one's.
+    await removeTree(join(stages, name)).catch(() => {});
+  }
+}
+
+class DiskStore implements Store {
+  readonly #places: Places;
+  readonly #database: StoreDatabase;
+
+  constructor(places: Places, database: StoreDatabase) {
+    this.#places = places;
+    this.#database = database;
+  }
+
+  get root(): string {
+    return this.#places.root;
+  }
+
+  physical(path: StorePath): string {
+    return join(this.#places.store, baseNameOf(path));
+  }
+
+  query(path: StorePath): PathInfo | undefined {
+    const info = this.#database.query(path);
+    // The store belongs to its user, who may have removed a path by hand: a record alone makes nothing valid.
+    return info && exists(this.physical(path)) ? info : undefined;
+  }
+
+  closure(paths: Iterable<StorePath>): StorePath[] {
+    const found = new Set<StorePath>(paths);
+    // Grows while it is walked.
+    for (const path of found) {
+      const info = this.query(path);
+      if (!info) throw notValid(path);
+      for (const reference of info.references) found.add(reference);
+    }
+    return [...found].sort(compareBytes);
+  }
+
+  async addTree(
+    name: string,
+    tree: Tree,
+    options: { expected?: NarHash; references?: readonly StorePath[] } = {},
+  ): Promise<PathInfo> {
+    const references = sortedReferences(options.references ?? []);
+    const known = options.expected && this.query(makeSourcePath(name, options.expected, references));
+    if (known) return known;
+    const stage = await this.stage();
+    try {
+      const staged = join(stage.path, 'tree');
+      const hasher = new NarHasher();
+      await tree.walk(tee(restoreTree(staged), hasher));
+      const { narHash, narSize } = hasher.digest();
+      if (options.expected !== undefined && narHash !== options.expected)
+        throw new FlkError(
+          'FLK_NAR_HASH_MISMATCH',
+          `the tree for ${name} is not the one that was asked for`,
+          {
+            facts: { found: narHash, wanted: options.expected },
+          },
+        );
+      const path = makeSourcePath(name, narHash, references);
+      const ca = `fixed:r:sha256:${toNixBase32(digestOf(narHash))}`;
+      return await this.#add({ info: computedHere({ path, narHash, narSize, references, ca }), staged });
+    } finally {
+      await stage.dispose();
+    }
+  }
+
+  async addText(name: string, contents: string, references: readonly StorePath[]): Promise<PathInfo> {
+    const path = makeTextPath(name, contents, references);
+    const known = this.query(path);
+    if (known) return known;
+    const bytes = Buffer.from(contents);
+    const { narHash, narSize } = await hashTree({ walk: async (sink) => sendFile(sink, bytes) });
+    const ca = `text:sha256:${toNixBase32(sha256(bytes))}`;
+    const info = computedHere({ path, narHash, narSize, references: sortedReferences(references), ca });
+    const stage = await this.stage();
+    try {
+      const staged = join(stage.path, 'text');
+      sendFile(restoreTree(staged), bytes);
+      return await this.#add({ info, staged });
+    } finally {
+      await stage.dispose();
+    }
+  }
+
+  async stage(): Promise<{ readonly path: string; dispose(): Promise<void> }> {
+    const path = join(this.#places.stages, await ownStage());
+    await writing(path, () => mkdir(path, { mode: 0o700 }));
+    return { path, dispose: () => removeTree(path) };
+  }
+
+  async register(entries: readonly Entry[], options: { replace?: boolean } = {}): Promise<void> {
+    const among = new Set(entries.map(({ info }) => info.path));
+    for (const { info } of entries)
+      for (const reference of info.references)
+        if (!among.has(reference) && !this.query(reference)) throw notValid(reference).within(info.path);
+    const wanted = options.replace ? entries : entries.filter(({ info }) => !this.query(info.path));
+    if (wanted.length === 0) return;
+    await syncTrees(wanted.map(({ staged }) => staged));
+    let trash: { readonly path: string; dispose(): Promise<void> } | undefined;
+    try {
+      for (const { info, staged } of wanted) {
+        const place = this.physical(info.path);
+        // What lies there without a record was left by a kill; with one it is corrupt.
+        if (exists(place)) {
+          trash ??= await this.stage();
+          await move(place, join(trash.path, baseNameOf(info.path)));
+        }
+        await move(staged, place);
+      }
+      await writing(this.#places.store, () => syncFolder(this.#places.store));
+      this.#database.record(wanted.map(({ info }) => info));
+    } finally {
+      await trash?.dispose();
+    }
+  }
+
+  withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>): Promise<T> {
+    // One order for everybody, so that no two processes wait for each other.
+    const [first, ...rest] = [...new Set(paths)].sort(compareBytes);
+    if (first === undefined) return work();
+    return withFileLock(join(this.#places.locks, hashPart(first)), () => this.withPathLocks(rest, work));
+  }
+
+  async verifyPath(path: StorePath): Promise<void> {
+    const info = this.query(path);
+    if (!info) throw notValid(path);
+    const { narHash } = await hashTree(this.tree(path));
+    if (narHash !== info.narHash)
+      throw new FlkError('FLK_STORE_CORRUPT', `${path} is not what was put there`, {
+        facts: { found: narHash, wanted: info.narHash },
+      });
+  }
+
+  tree(path: StorePath): Tree {
+    return walkPath(this.physical(path));
+  }
+
+  memo(key: string): string | undefined {
+    return this.#database.memo(key);
+  }
+
+  setMemo(key: string, value: string): void {
+    this.#database.setMemo(key, value);
+  }
+
+  async addIndirectRoot(link: string): Promise<void> {
+    const target = resolve(link);
+    const folder = this.#places.indirectRoots;
+    const place = join(folder, toNixBase32(sha256(target).subarray(0, 20)));
+    await makeFolder(folder);
+    const staged = `${place}.${process.pid}.${randomBytes(4).toString('hex')}`;
+    await writing(place, async () => {
+      await symlink(target, staged);
+      await rename(staged, place);
+    });
+  }
+
+  close(): void {
+    this.#database.close();
+  }
+
+  /** Registers one path, unless another process did so meanwhile. */
+  #add(entry: Entry): Promise<PathInfo> {
+    return this.withPathLocks([entry.info.path], async () => {
+      const known = this.query(entry.info.path);
+      if (known) return known;
+      await this.register([entry]);
+      return entry.info;
+    });
+  }
+}
+
+const computedHere = (
+  info: Pick<PathInfo, 'path' | 'narHash' | 'narSize' | 'references' | 'ca'>,
+): PathInfo => ({ ...info, registrationTime: Math.floor(Date.now() / 1000), ultimate: true, signatures: [] });
+
+const sortedReferences = (references: readonly StorePath[]): StorePath[] =>
+  [...new Set(references)].sort(compareBytes);
+
+function sendFile(sink: TreeSink, contents: Buffer): void {
+  sink.file(contents.length, false);
+  sink.data(contents);
+  sink.endFile();
+}
+
+const exists = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false }) !== undefined;
+
+/** Renames a canonical tree. A folder that moves to another parent must be writable for its owner, so it is for that moment. */
+async function move(from: string, to: string): Promise<void> {
+  await writing(to, async () => {
+    const { mode } = await lstat(from);
+    const isFolder = (mode & 0o170000) === 0o040000;
+    if (isFolder) await chmod(from, 0o755);
+    await rename(from, to);
+    if (isFolder) await chmod(to, 0o555);
+  });
+}
+
+async function writing<T>(place: string, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${place}: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
+}
+
+function notValid(path: StorePath): FlkError {
+  return new FlkError('FLK_STORE_CORRUPT', `${path} is needed but not valid in this store`);
 }
