@@ -1,7 +1,7 @@
 /** The sandbox by bubblewrap 0.8 or later. Its manual: bwrap(1). */
 
 import { type Confined, type Inside, type Sandbox, sandboxUser } from './sandbox.ts';
-import type { View } from './view.ts';
+import { kernelFiles, type View } from './view.ts';
 
 /** A sandbox that starts `program` (bwrap). */
 export function bubblewrap(program: string): Sandbox {
@@ -29,6 +29,7 @@ function optionsFor(view: View, inside: Inside): string[] {
     options.push('--unshare-cgroup-try', '--disable-userns', '--new-session', '--hostname', 'localhost');
     options.push('--uid', String(sandboxUser.uid), '--gid', String(sandboxUser.gid));
     options.push('--proc', '/proc', '--dev', '/dev', '--tmpfs', '/dev/shm', '--remount-ro', '/dev');
+    for (const path of kernelFiles) options.push('--ro-bind-try', path, path);
   }
   const flags = { 'read-only': '--ro-bind', writable: '--bind', 'as-is': '--dev-bind' };
   for (const mount of view.mounts) options.push(flags[mount.access], mount.source, mount.target);

@@ -10,7 +10,7 @@ import type { BuildRequest, BuiltOutputs, Engine } from './engine.ts';
 import { builderEnvironment } from './environment.ts';
 import { findTool, sandboxUnavailable, toolPath } from './host.ts';
 import type { Confined, Sandbox } from './sandbox.ts';
-import { type Ended, supervise } from './supervise.ts';
+import { type Ended, type Supervised, supervise } from './supervise.ts';
 import { utilLinux } from './unshare.ts';
 import { hostView, isolatedView, makeScratch, type Scratch, storeMounts, type View } from './view.ts';
 
@@ -27,7 +27,7 @@ export function localEngine(options: LocalEngineOptions): Engine {
   return options.sandbox === 'none' ? openEngine(options) : sandboxedEngine(options, options.sandbox);
 }
 
-/** Builds in the first sandbox that this machine lets us make; one that fails is not tried again. */
+/** Builds in the first sandbox that this machine lets us make; one that cannot be made is not tried again. */
 function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxChoice, 'none'>): Engine {
   let candidates: Promise<Sandbox[]> | undefined;
   const failures: { readonly sandbox: string; readonly output: readonly string[] }[] = [];
@@ -36,23 +36,58 @@ function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxC
       candidates ??= sandboxes(choice);
       const left = await candidates;
       for (let sandbox = left[0]; sandbox; sandbox = left[0]) {
-        const built = await inStage(store, async (folder, dispose) => {
-          const scratch = await makeScratch(folder);
-          const view = await isolatedView(scratch, request.toolchain, request.closure, store.physical);
-          const ended = await runIn(sandbox, view, folder, '/build', request);
-          if (!ended.started) {
-            failures.push({ sandbox: sandbox.name, output: ended.lastLines });
-            return undefined;
-          }
-          assertSuccess(ended, request);
-          return { outputs: await findOutputs(scratch, request), dispose };
-        });
-        if (built) return built;
+        const built = await buildIn(sandbox, store, request);
+        if (!('notStarted' in built)) return built;
+        if (await works(sandbox, store, request))
+          throw new FlkError('FLK_BUILD_FAILED', `${request.derivation.builder} could not be started`, {
+            facts: { status: built.notStarted.at(-1) ?? 'no message' },
+          });
+        failures.push({ sandbox: sandbox.name, output: built.notStarted });
         if (left[0] === sandbox) left.shift();
       }
       throw await sandboxUnavailable(failures);
     },
   };
+}
+
+type StageStore = Pick<Store, 'physical' | 'stage'>;
+
+function buildIn(
+  sandbox: Sandbox,
+  store: StageStore,
+  request: BuildRequest,
+): Promise<BuiltOutputs | { readonly notStarted: readonly string[] }> {
+  return inStage(store, async (folder, dispose) => {
+    const scratch = await makeScratch(folder);
+    const view = await isolatedView(scratch, request.toolchain, request.closure, store.physical);
+    const ended = await runIn(sandbox, view, folder, '/build', request);
+    if (!ended.started) {
+      await dispose();
+      return { notStarted: ended.lastLines };
+    }
+    assertSuccess(ended, request);
+    return { outputs: await findOutputs(scratch, request), dispose };
+  });
+}
+
+/** Whether it was the sandbox that could not be made, or only this builder that could not be started in it. */
+async function works(sandbox: Sandbox, store: StageStore, request: BuildRequest): Promise<boolean> {
+  const derivation = {
+    ...request.derivation,
+    builder: '/bin/sh',
+    args: ['-c', ':'],
+    env: new Map<string, string>(),
+  };
+  const tried = await buildIn(sandbox, store, {
+    ...request,
+    derivation,
+    closure: [],
+    toolchain: { kind: 'host' },
+    log: () => {},
+  });
+  if ('notStarted' in tried) return false;
+  await tried.dispose();
+  return true;
 }
 
 /**
@@ -74,10 +109,7 @@ function openEngine({ store, reporter }: LocalEngineOptions): Engine {
         const scratch = await makeScratch(folder);
         if (await isAtHome(store, request)) {
           await clearOutputs(store, scratch, request);
-          const ended = await run(
-            { program: request.derivation.builder, ...direct(request, scratch) },
-            request,
-          );
+          const ended = await run({ folder, ...direct(request, scratch) }, request);
           assertSuccess(ended, request);
           await moveOutputs(store, scratch.store, request);
         } else {
@@ -85,7 +117,9 @@ function openEngine({ store, reporter }: LocalEngineOptions): Engine {
             scratch.root,
             await storeMounts(scratch, request.closure, store.physical),
           );
-          const ended = await runIn(utilLinux(), view, folder, scratch.build, request);
+          const unshare = await findTool('unshare');
+          if (!unshare) throw await sandboxUnavailable([], 'open');
+          const ended = await runIn(utilLinux(unshare), view, folder, scratch.build, request);
           if (!ended.started)
             throw await sandboxUnavailable([{ sandbox: 'unshare', output: ended.lastLines }], 'open');
           assertSuccess(ended, request);
@@ -101,22 +135,22 @@ async function sandboxes(choice: Exclude<SandboxChoice, 'none'>): Promise<Sandbo
   const found: Sandbox[] = [];
   const bwrap = choice === 'unshare' ? undefined : await findTool('bwrap');
   if (bwrap) found.push(bubblewrap(bwrap));
-  if (choice !== 'bubblewrap' && (await findTool('unshare'))) found.push(utilLinux());
+  const unshare = choice === 'bubblewrap' ? undefined : await findTool('unshare');
+  if (unshare) found.push(utilLinux(unshare));
   return found;
 }
 
-/** Gives `work` a staging folder, which goes when the work fails or gives nothing. */
+/** Gives `work` a staging folder, which goes when the work fails; else it is the result's to dispose of. */
 async function inStage<T>(
   store: Pick<Store, 'stage'>,
   work: (folder: string, dispose: () => Promise<void>) => Promise<T>,
 ): Promise<T> {
   const stage = await store.stage();
-  let result: T | undefined;
   try {
-    result = await work(stage.path, () => stage.dispose());
-    return result;
-  } finally {
-    if (result === undefined) await stage.dispose();
+    return await work(stage.path, () => stage.dispose());
+  } catch (error) {
+    await stage.dispose();
+    throw error;
   }
 }
 
@@ -136,18 +170,14 @@ async function runIn(
     throw new FlkError('FLK_DERIVATION_INVALID', `a builder must be an absolute path, not ${builder}`);
   const env = builderEnvironment(request, cwd);
   const confined = await sandbox.confine(view, folder, { argv: [builder, ...args], env, cwd });
-  return run({ ...confined, env: { PATH: toolPath(), LC_ALL: 'C' }, cwd: folder }, request, folder);
+  return run({ ...confined, env: { PATH: toolPath(), LC_ALL: 'C' }, cwd: folder, folder }, request);
 }
 
-async function run(
-  what: Confined & { readonly env: NodeJS.ProcessEnv; readonly cwd: string },
-  request: BuildRequest,
-  folder = what.cwd,
-): Promise<EndedBuild> {
+async function run(what: Confined & Supervised, request: BuildRequest): Promise<EndedBuild> {
   let options: FileHandle | undefined;
   try {
     if (what.options !== undefined) {
-      const file = join(folder, 'options');
+      const file = join(what.folder, 'options');
       await writeFile(file, what.options);
       options = await open(file);
     }
@@ -160,6 +190,7 @@ async function run(
 
 function direct(request: BuildRequest, scratch: Scratch) {
   return {
+    program: request.derivation.builder,
     args: request.derivation.args,
     env: Object.fromEntries(builderEnvironment(request, scratch.build)),
     cwd: scratch.build,

@@ -1,11 +1,18 @@
 /** Runs a builder to its end: its output as lines, its time and talk limited, its death certain. */
 import { spawn } from 'node:child_process';
+import { closeSync, constants, openSync, readdirSync, readFileSync } from 'node:fs';
+import { Socket } from 'node:net';
+import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { StringDecoder } from 'node:string_decoder';
+import { throwIfAborted } from '../../base/concurrency.ts';
 import { FlkError } from '../../base/errors.ts';
+import { run as runProgram } from '../../base/process.ts';
 import type { BuildRequest } from './engine.ts';
 
 export interface Supervised {
+  /** A folder of this run's own, outside the builder's reach. */
+  readonly folder: string;
   readonly program: string;
   readonly args: readonly string[];
   readonly env: NodeJS.ProcessEnv;
@@ -38,20 +45,23 @@ const maxReport = 64 * 1024;
  * Throws FLK_BUILD_TIMEOUT, FLK_BUILD_OUTPUT_LIMIT (log too long) and FLK_INTERRUPTED, each only after the program and what
  * shares its output has ended.
  */
-export function supervise(
+export async function supervise(
   what: Supervised,
   { limits, log, signal }: Pick<BuildRequest, 'limits' | 'log' | 'signal'>,
 ): Promise<Ended> {
-  if (signal?.aborted)
-    return Promise.reject(new FlkError('FLK_INTERRUPTED', 'interrupted', { cause: signal.reason }));
+  throwIfAborted(signal);
+  const output = await makePipe(join(what.folder, 'output'));
   return new Promise((resolve, reject) => {
+    const nothing = openSync('/dev/null', 'r+');
     // Its own session: Ctrl-C reaches flk, which then ends the build as a whole.
     const child = spawn('sh', ['-c', wrapper, 'flk', fileBlocks(limits), what.program, ...what.args], {
       cwd: what.cwd,
       env: what.env,
       detached: true,
-      stdio: ['ignore', 'pipe', 'ignore', 'pipe', what.fd4 ?? 'ignore'],
+      stdio: [nothing, output.end, nothing, 'pipe', what.fd4 ?? nothing, ...covers(nothing)],
     });
+    closeSync(output.end);
+    closeSync(nothing);
     let verdict: FlkError | undefined;
     const end = (error: FlkError): void => {
       verdict ??= error;
@@ -77,7 +87,7 @@ export function supervise(
       log(line);
     });
     let logged = 0;
-    child.stdout?.on('data', (chunk: Buffer) => {
+    output.stream.on('data', (chunk: Buffer) => {
       if (verdict) return;
       silence?.refresh();
       logged += chunk.length;
@@ -97,16 +107,65 @@ export function supervise(
     };
     child.on('error', (error) => {
       finish();
+      output.stream.destroy();
       reject(new FlkError('FLK_SANDBOX_UNAVAILABLE', `cannot run sh: ${error.message}`, { cause: error }));
     });
     child.on('exit', () => killGroup(child.pid));
-    child.on('close', (status, by) => {
+    const closed = new Promise<[number | null, NodeJS.Signals | null]>((done) => {
+      child.on('close', (status, by) => done([status, by]));
+    });
+    // The output ends when nobody is left who could write to it.
+    output.stream.on('close', async () => {
+      const [status, by] = await closed;
       finish();
       lines.end();
       if (verdict) reject(verdict);
       else resolve({ status: status ?? by ?? 'SIGKILL', report, lastLines });
     });
   });
+}
+
+/**
+ * A pipe whose writing end is a real one: what Node makes are sockets, and a builder that opens /dev/stdout could not. `end` is to be
+ * closed once the child has it.
+ */
+async function makePipe(path: string): Promise<{ readonly stream: Socket; readonly end: number }> {
+  const { status, stderr } = await runProgram('mkfifo', [path]);
+  if (status !== 0) throw new FlkError('FLK_FILE_UNWRITABLE', `cannot create ${path}: ${stderr.trim()}`);
+  const reading = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  return {
+    stream: new Socket({ fd: reading, readable: true, writable: false }),
+    end: openSync(path, constants.O_WRONLY),
+  };
+}
+
+/**
+ * Descriptors that flk itself was started with and knows nothing of (a CI job's, a make's) would reach the builder, and one of
+ * them may be a folder of the host: /dev/null takes their places, from 5 up.
+ */
+function covers(nothing: number): (number | 'ignore')[] {
+  const places: (number | 'ignore')[] = [];
+  for (const entry of readdirSync('/proc/self/fdinfo')) {
+    const fd = Number(entry);
+    if (fd < 5 || fd > maxDescriptor || isClosedOnExec(fd)) continue;
+    while (places.length < fd - 5) places.push('ignore');
+    places[fd - 5] = nothing;
+  }
+  return places;
+}
+
+/** A number so high needs a raised limit; nobody hands such a descriptor on by accident. */
+const maxDescriptor = 65_536;
+
+/** Whether it ends with the next exec, as all do that Node opens. Format: proc(5), fdinfo. */
+function isClosedOnExec(fd: number): boolean {
+  try {
+    const flags = /^flags:\s*([0-7]+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'latin1'));
+    return (Number.parseInt(flags?.[1] ?? '0', 8) & 0o2000000) !== 0;
+  } catch {
+    // It was the listing's own and is closed by now.
+    return true;
+  }
 }
 
 function late(did: string, seconds: number, limit: string): FlkError {

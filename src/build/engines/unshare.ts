@@ -11,7 +11,7 @@ import { lstat, mkdir, readFile, readlink, symlink, writeFile } from 'node:fs/pr
 import { join } from 'node:path';
 import { FlkError } from '../../base/errors.ts';
 import { type Confined, type Inside, type Sandbox, sandboxUser } from './sandbox.ts';
-import { devices, type Mount, type View } from './view.ts';
+import { devices, kernelFiles, type Mount, type View } from './view.ts';
 
 /**
  * $1 the new root, $2 where in it the old one is put for a moment, $3 a mount table (fstab), $4 further remounts, one to a line
@@ -35,20 +35,27 @@ pivot_root . "$old"
 cd /
 umount -l "/$old"
 mount -o remount,bind,ro /
-{ echo started >&3; } 2>/dev/null || :
+{ echo started >&3; } 2>&- || :
 exec "$@" 3>&-
 `;
 
-/** A sandbox by the util-linux programs found on PATH. */
-export function utilLinux(): Sandbox {
+/** A sandbox by the util-linux programs on PATH; `unshare` is the absolute path of that one, which also runs where PATH is the builder's. */
+export function utilLinux(unshare: string): Sandbox {
   return {
     name: 'unshare',
     confine: async (view, folder, inside) =>
-      view.isolated ? confineIsolated(view, folder, inside) : confineOnHost(view, folder, inside),
+      view.isolated
+        ? confineIsolated(unshare, view, folder, inside)
+        : confineOnHost(unshare, view, folder, inside),
   };
 }
 
-async function confineIsolated(view: View, folder: string, inside: Inside): Promise<Confined> {
+async function confineIsolated(
+  unshare: string,
+  view: View,
+  folder: string,
+  inside: Inside,
+): Promise<Confined> {
   // The builder's environment is already set when the last host programs run. What it may name (LD_PRELOAD) cannot be a file
   // of the build, because nobody can know this name.
   const name = randomBytes(16).toString('hex');
@@ -67,17 +74,12 @@ async function confineIsolated(view: View, folder: string, inside: Inside): Prom
     }
   }
   const host = await hostMounts();
-  // Files of the kernel that belong to root: who runs flk as root still owns them inside.
-  const kernel = await Promise.all(
-    ['sys', 'sysrq-trigger', 'irq', 'bus'].map(async (entry) =>
-      (await exists(`/proc/${entry}`)) ? [entry] : [],
-    ),
-  );
+  const covered = await Promise.all(kernelFiles.map(async (path) => ((await exists(path)) ? [path] : [])));
   const table = [
     ...mounts.map((mount) => bindLine(mount, tools, host)),
     bindLine({ source: view.root, target: '', access: 'read-only' }, root, host),
     line('proc', join(root, 'proc'), 'proc', 'nosuid,nodev,noexec'),
-    ...kernel.flat().map((entry) => selfBind(join(root, 'proc', entry))),
+    ...covered.flat().map((path) => selfBind(join(root, path))),
     ...devices.map((entry) => line(`/dev/${entry}`, join(root, 'dev', entry), 'none', 'bind')),
     line('devpts', join(root, 'dev/pts'), 'devpts', 'nosuid,noexec,newinstance,ptmxmode=0666,mode=620'),
     line('tmpfs', join(root, 'dev/shm'), 'tmpfs', 'nosuid,nodev,mode=1777'),
@@ -88,19 +90,19 @@ async function confineIsolated(view: View, folder: string, inside: Inside): Prom
     program: 'setpriv',
     args: [
       ...['--pdeathsig', 'KILL', 'unshare', '--user', '--map-root-user', '--mount', '--pid', '--net'],
-      ...['--ipc', '--uts', '--cgroup', '--fork', '--kill-child', '--', 'sh', '-c', script, 'flk'],
+      ...['--ipc', '--uts', '--cgroup', '--fork', '--kill-child', '--', 'setsid', 'sh', '-c', script, 'flk'],
       ...[tools, 'old', ...(await written(folder, table, again)), 'isolated'],
       // CAP_SETFCAP alone stays: the kernel asks for it where user 0 is mapped into a namespace below.
       ...['setpriv', '--no-new-privs', '--inh-caps=-all', '--bounding-set=-all,+setfcap', '--'],
       ...['env', '-i', '--', ...assignments(inside)],
-      ...['unshare', `--map-user=${sandboxUser.uid}`, `--map-group=${sandboxUser.gid}`],
+      ...[unshare, `--map-user=${sandboxUser.uid}`, `--map-group=${sandboxUser.gid}`],
       ...[`--root=/${name}`, `--wd=${inside.cwd}`, '--', ...inside.argv],
     ],
     started: (status) => status.startsWith('started'),
   };
 }
 
-async function confineOnHost(view: View, folder: string, inside: Inside): Promise<Confined> {
+async function confineOnHost(unshare: string, view: View, folder: string, inside: Inside): Promise<Confined> {
   const host = await hostMounts();
   const table = view.mounts.map((mount) => bindLine(mount, view.root, host));
   const again = submounts(view.mounts, view.root, host);
@@ -111,7 +113,7 @@ async function confineOnHost(view: View, folder: string, inside: Inside): Promis
       ...['--user', '--map-root-user', '--mount', '--', 'sh', '-c', script, 'flk'],
       ...[view.root, 'nix', ...(await written(folder, table, again)), 'host'],
       ...['env', '-i', '--', ...assignments(inside)],
-      ...['unshare', `--map-user=${getuid?.() ?? 0}`, `--map-group=${getgid?.() ?? 0}`],
+      ...[unshare, `--map-user=${getuid?.() ?? 0}`, `--map-group=${getgid?.() ?? 0}`],
       ...[`--wd=${inside.cwd}`, '--', ...inside.argv],
     ],
     started: (status) => status.startsWith('started'),

@@ -158,6 +158,12 @@ async function placeAt(
 /** The names that every /dev of ours has; in each sandbox they become the kernel's devices. */
 export const devices = ['null', 'zero', 'full', 'random', 'urandom', 'tty'] as const;
 
+/**
+ * What /proc lets root write. Who runs flk as root is, to the kernel, root inside too: without capabilities, but still the owner
+ * of these files. Each sandbox covers them by a read-only mount, where they exist.
+ */
+export const kernelFiles = ['/proc/sys', '/proc/sysrq-trigger', '/proc/irq', '/proc/bus'] as const;
+
 async function fillDev(dev: string): Promise<void> {
   for (const name of devices) await writeFile(join(dev, name), '');
   for (const name of ['pts', 'shm']) await mkdir(join(dev, name));
