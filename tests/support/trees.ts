@@ -1,4 +1,5 @@
 /** Trees in memory: to write down in a test, to make up by fast-check, to collect from a walk and to compare. */
+import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { NarWriter, type Tree, type TreeSink } from '../../src/formats/nar.ts';
 
@@ -99,6 +100,19 @@ export function narOf(node: Node): Buffer {
   walkNode(node, writer, 1000);
   writer.end();
   return Buffer.concat(chunks);
+}
+
+/** Writes a node to disk with ordinary modes. */
+export function writeNode(node: Node, path: string | Buffer): void {
+  if (node.type === 'symlink') symlinkSync(node.target, path);
+  else if (node.type === 'file') {
+    writeFileSync(path, node.contents);
+    chmodSync(path, node.executable ? 0o755 : 0o644);
+  } else {
+    mkdirSync(path);
+    for (const [name, child] of node.entries)
+      writeNode(child, Buffer.concat([Buffer.from(path), Buffer.from('/'), Buffer.from(name, 'latin1')]));
+  }
 }
 
 /** A node's paths, sorted, each with its kind: `a/`, `a/b`, `a/c@ -> target`, `a/run*`. */

@@ -4,6 +4,7 @@ import {
   mkdirSync,
   readdirSync,
   readlinkSync,
+  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -16,7 +17,7 @@ import { makeSourcePath, makeTextPath, type StorePath } from '../../../src/forma
 import type { PathInfo } from '../../../src/store/path-info.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
 import { restoreTree } from '../../../src/store/tree-files.ts';
-import { temporaryFolder } from '../../support/folders.ts';
+import { temporaryFolder } from '../../support/temp.ts';
 import { directory, file, type Node, symlink, TreeCollector, treeFrom } from '../../support/trees.ts';
 
 async function open(root = temporaryFolder()): Promise<Store> {
@@ -208,7 +209,6 @@ describe('a store', () => {
   it('does not call valid what somebody removed', async () => {
     const store = await open();
     const { path } = await store.addText('text', 'x', []);
-    const { rmSync } = await import('node:fs');
     rmSync(store.physical(path));
     expect(store.query(path)).toBeUndefined();
     await store.addText('text', 'x', []);
