@@ -36,6 +36,22 @@ export interface RefQuery {
   readonly prefixes: readonly string[];
 }
 
+/** One repository, however it is reached. */
+export interface GitRemote {
+  /** The refs asked for; those that do not exist are just not there. */
+  lsRefs(query: RefQuery): Promise<RemoteRef[]>;
+  /** The pack of one revision at depth 1. Pieces are only good during the call. FLK_GIT_REV_GONE where it is not there. */
+  fetchPack(rev: string, onPack: (piece: Buffer) => void): Promise<void>;
+}
+
+/** Both commands over one transport. */
+export function overTransport(transport: GitTransport): GitRemote {
+  return {
+    lsRefs: (query) => lsRefs(transport, query),
+    fetchPack: (rev, onPack) => fetchPack(transport, rev, onPack),
+  };
+}
+
 /** Above this a listing of refs is no listing: some 600,000 refs. */
 const maxListing = 64 * 2 ** 20;
 /** What a server may say besides the pack. */
@@ -181,4 +197,8 @@ async function exchange(
 
 function unexpected(transport: GitTransport, what: string): FlkError {
   return new FlkError('FLK_GIT_PROTOCOL', `${transport.url} sends ${what}`);
+}
+
+export function repositoryMissing(url: string, facts: Readonly<Record<string, string>> = {}): FlkError {
+  return new FlkError('FLK_GIT_REPO_MISSING', `there is no Git repository at ${url}`, { facts });
 }

@@ -1,0 +1,302 @@
+/**
+ * What was fetched before: under `FOLDER/git`, for each commit its pack (`REV.pack`) and what is known of it (`REV.json`); and
+ * what servers answered about refs and tags. Nothing in it is needed for ever and nothing in it is believed unchecked, so nothing
+ * is synced: an entry that a power cut damaged is found out and fetched again.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { closeSync, openSync, readSync, writeSync } from 'node:fs';
+import { open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { throwIfAborted } from '../base/concurrency.ts';
+import { FlkError } from '../base/errors.ts';
+import { makeFolder, withFileLock } from '../base/files.ts';
+import type { SourceTree } from '../flake/source.ts';
+import type { NarHash } from '../formats/hash.ts';
+import type { TreeSink } from '../formats/nar.ts';
+import { PackTreeReader } from '../formats/pack-tree.ts';
+import { subtree } from '../formats/tree-sinks.ts';
+import { FileContent, isManifestPath, type Manifests } from './tree-capture.ts';
+
+/** What is known of a commit once its pack has been read. */
+export interface CommitFacts {
+  readonly rev: string;
+  readonly narHash: NarHash;
+  readonly narSize: number;
+  /** Seconds since 1970. */
+  readonly lastModified: number;
+  /** The pack's trailer and size in bytes: a look at the file's end tells whether it is that pack, and whole. */
+  readonly checksum: string;
+  readonly packSize: number;
+  readonly manifests: Manifests;
+}
+
+/** Bytes read from a pack at a time. */
+const step = 256 * 1024;
+/** Above this a note in the cache is not one of ours. */
+const maxNote = 32 * 2 ** 20;
+
+export class FetchCache {
+  readonly #folder: string;
+
+  /** `folder` need not exist. */
+  constructor(folder: string) {
+    this.#folder = join(folder, 'git');
+  }
+
+  /** The commit's tree, if it is here; an entry that looks damaged is as good as none. */
+  async commit(rev: string): Promise<CachedCommit | undefined> {
+    const facts = await this.#read<CommitFacts>(`${rev}.json`);
+    if (!facts || facts.rev !== rev) return undefined;
+    const pack = this.#path(`${rev}.pack`);
+    return (await endsWith(pack, facts)) ? new CachedCommit(pack, facts, () => this.forget(rev)) : undefined;
+  }
+
+  /** Removes a commit: the next one who wants it fetches it. */
+  async forget(rev: string): Promise<void> {
+    await rm(this.#path(`${rev}.json`), { force: true });
+    await rm(this.#path(`${rev}.pack`), { force: true });
+  }
+
+  /** Runs `work` while no other process fetches this commit. */
+  async whileFetching<T>(rev: string, work: () => Promise<T>): Promise<T> {
+    await makeFolder(this.#folder);
+    return withFileLock(this.#path(`${rev}.lock`), work);
+  }
+
+  /** A place for a pack that is arriving. */
+  async stage(rev: string): Promise<StagedPack> {
+    await makeFolder(this.#folder);
+    const path = this.#path(`${rev}.pack.${stamp()}`);
+    try {
+      return new StagedPack(path, openSync(path, 'wx+', 0o644));
+    } catch (error) {
+      throw unwritable(path, error);
+    }
+  }
+
+  /** Keeps a staged pack as the commit's. */
+  async keep(staged: StagedPack, facts: Omit<CommitFacts, 'packSize'>): Promise<CachedCommit> {
+    const whole: CommitFacts = { ...facts, packSize: staged.size };
+    const pack = this.#path(`${facts.rev}.pack`);
+    staged.close();
+    // The note goes first and comes last: it never tells of another pack than the one that lies beside it.
+    await rm(this.#path(`${facts.rev}.json`), { force: true });
+    await rename(staged.path, pack).catch((error: unknown) => {
+      throw unwritable(pack, error);
+    });
+    await this.#write(`${facts.rev}.json`, whole);
+    return new CachedCommit(pack, whole, () => this.forget(facts.rev));
+  }
+
+  /** What a server answered to a question before, and when (ms since 1970). */
+  async answer<T>(question: Question): Promise<{ readonly answer: T; readonly time: number } | undefined> {
+    const note = await this.#read<{ question: Question; answer: T; time: number }>(answerName(question));
+    const same = note?.question.url === question.url && note.question.about === question.about;
+    return same ? { answer: note.answer, time: note.time } : undefined;
+  }
+
+  async keepAnswer<T>(question: Question, answer: T): Promise<void> {
+    await makeFolder(join(this.#folder, 'answers'));
+    await this.#write(answerName(question), { question, answer, time: Date.now() });
+  }
+
+  /** Bare repositories that the git program fetches into. */
+  get repositories(): string {
+    return join(this.#folder, 'repositories');
+  }
+
+  #path(name: string): string {
+    return join(this.#folder, name);
+  }
+
+  /** A note whose first line is the SHA-256 of the rest; undefined where there is none that holds. */
+  async #read<T>(name: string): Promise<T | undefined> {
+    const text = await readFile(this.#path(name), 'utf8').catch(() => undefined);
+    if (text === undefined || text.length > maxNote) return undefined;
+    const [digest, body] = [text.slice(0, 64), text.slice(65)];
+    return digest === digestOf(body) ? (JSON.parse(body) as T) : undefined;
+  }
+
+  async #write(name: string, note: unknown): Promise<void> {
+    const body = JSON.stringify(note);
+    const path = this.#path(name);
+    const staged = `${path}.${stamp()}`;
+    try {
+      await writeFile(staged, `${digestOf(body)}\n${body}`, { flag: 'wx' });
+      await rename(staged, path);
+    } catch (error) {
+      await rm(staged, { force: true });
+      throw unwritable(path, error);
+    }
+  }
+}
+
+/** What one can ask about a repository: `about` is a ref's name, or `tags`. */
+export interface Question {
+  readonly url: string;
+  readonly about: string;
+}
+
+const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
+const answerName = ({ url, about }: Question): string =>
+  join('answers', `${digestOf(`${url}\n${about}`).slice(0, 40)}.json`);
+const stamp = (): string => `${process.pid}.${randomBytes(4).toString('hex')}`;
+
+function unwritable(path: string, cause: unknown): FlkError {
+  return new FlkError(
+    'FLK_FILE_UNWRITABLE',
+    `cannot write ${path}: ${cause instanceof Error ? cause.message : cause}`,
+    {
+      cause,
+    },
+  );
+}
+
+async function endsWith(pack: string, { checksum, packSize }: CommitFacts): Promise<boolean> {
+  const handle = await open(pack, 'r').catch(() => undefined);
+  if (!handle) return false;
+  try {
+    if ((await handle.stat()).size !== packSize) return false;
+    const { buffer } = await handle.read(Buffer.alloc(20), 0, 20, packSize - 20);
+    return buffer.toString('hex') === checksum;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** A pack on its way into the cache, written as it arrives and read again where that is needed. */
+export class StagedPack {
+  readonly path: string;
+  #fd: number | undefined;
+  #size = 0;
+
+  constructor(path: string, fd: number) {
+    this.path = path;
+    this.#fd = fd;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  write(piece: Buffer): void {
+    try {
+      for (let at = 0; at < piece.length; ) at += writeSync(this.#open, piece, at);
+    } catch (error) {
+      throw unwritable(this.path, error);
+    }
+    this.#size += piece.length;
+  }
+
+  reread(offset: number, length: number): Buffer {
+    return readAt(this.#open, offset, Math.min(length, this.#size - offset));
+  }
+
+  close(): void {
+    if (this.#fd !== undefined) closeSync(this.#fd);
+    this.#fd = undefined;
+  }
+
+  async discard(): Promise<void> {
+    this.close();
+    await rm(this.path, { force: true });
+  }
+
+  get #open(): number {
+    if (this.#fd === undefined) throw new FlkError('FLK_INTERNAL', 'a staged pack was used after its end');
+    return this.#fd;
+  }
+}
+
+function readAt(fd: number, offset: number, length: number): Buffer {
+  const bytes = Buffer.allocUnsafe(Math.max(0, length));
+  return bytes.subarray(0, readSync(fd, bytes, 0, bytes.length, offset));
+}
+
+/** A commit's tree, told by its pack in the cache. Each walk checks every byte again. */
+export class CachedCommit implements SourceTree {
+  readonly #pack: string;
+  readonly #facts: CommitFacts;
+  readonly #forget: () => Promise<void>;
+
+  constructor(pack: string, facts: CommitFacts, forget: () => Promise<void>) {
+    this.#pack = pack;
+    this.#facts = facts;
+    this.#forget = forget;
+  }
+
+  get narHash(): NarHash {
+    return this.#facts.narHash;
+  }
+
+  get narSize(): number {
+    return this.#facts.narSize;
+  }
+
+  /** Seconds since 1970. */
+  get lastModified(): number {
+    return this.#facts.lastModified;
+  }
+
+  async readFile(path: string): Promise<Buffer | undefined> {
+    const { files, complete } = this.#facts.manifests;
+    const known = Object.hasOwn(files, path) ? files[path] : undefined;
+    if (known !== undefined) return Buffer.from(known, 'base64');
+    if (complete && isManifestPath(path)) return undefined;
+    const content = new FileContent(path);
+    await this.walk(subtree(content, path));
+    return content.bytes;
+  }
+
+  /** An entry that turns out damaged is removed, so that the next run fetches it again. */
+  async walk(sink: TreeSink, signal?: AbortSignal): Promise<void> {
+    try {
+      await this.#walk(sink, signal);
+    } catch (error) {
+      if (!(error instanceof FlkError) || error.code !== 'FLK_GIT_PACK') throw error;
+      await this.#forget();
+      throw new FlkError(
+        'FLK_GIT_PACK',
+        `the cached pack of ${this.#facts.rev} is damaged, and was removed`,
+        {
+          cause: error,
+          facts: error.facts,
+          hint: 'run the command again: it is fetched anew',
+        },
+      );
+    }
+  }
+
+  async #walk(sink: TreeSink, signal: AbortSignal | undefined): Promise<void> {
+    const { rev } = this.#facts;
+    let fd: number;
+    try {
+      fd = openSync(this.#pack, 'r');
+    } catch (cause) {
+      throw new FlkError('FLK_GIT_PACK', `the pack of ${rev} is gone`, { cause });
+    }
+    try {
+      const reader = new PackTreeReader({
+        rev,
+        sink,
+        reread: (offset, length) => readAt(fd, offset, length),
+      });
+      const bytes = Buffer.allocUnsafeSlow(step);
+      for (let offset = 0; ; ) {
+        const got = readSync(fd, bytes, 0, step, offset);
+        if (got === 0) break;
+        reader.push(bytes.subarray(0, got));
+        offset += got;
+        // Reading and hashing never wait; others, and Ctrl-C, must have their turn.
+        if (offset % (16 * step) === 0) {
+          await nextTurn();
+          throwIfAborted(signal);
+        }
+      }
+      reader.end();
+    } finally {
+      closeSync(fd);
+    }
+  }
+}

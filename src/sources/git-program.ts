@@ -1,0 +1,344 @@
+/** The git program as a way to repositories: what it is allowed to do, when it is needed, and what its failures mean. */
+import { createHash } from 'node:crypto';
+import { access, stat } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+import { type ErrorCode, FlkError, redactUrls } from '../base/errors.ts';
+import { makeFolder, withFileLock } from '../base/files.ts';
+import { type Finished, run, start } from '../base/process.ts';
+import {
+  fetchPack,
+  type GitRemote,
+  type GitTransport,
+  type RefQuery,
+  type RemoteRef,
+  repositoryMissing,
+  sha256Repository,
+} from './git-protocol.ts';
+
+/** What of git's own environment a person sets on purpose; the rest would turn git to another repository. */
+const keptVariables =
+  /^GIT_(SSH|SSH_COMMAND|SSH_VARIANT|SSL_\w+|PROXY_\w+|EXEC_PATH|HTTP_\w+|CONFIG_(GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+))$/;
+
+/** This process's environment for git: no other repository, no questions, no replaced objects, messages in English. */
+export function gitEnvironment(env: NodeJS.ProcessEnv = process.env): NodeJS.ProcessEnv {
+  const kept = Object.entries(env).filter(([name]) => !name.startsWith('GIT_') || keptVariables.test(name));
+  return {
+    ...Object.fromEntries(kept),
+    LC_ALL: 'C',
+    GIT_TERMINAL_PROMPT: '0',
+    GIT_ASKPASS: '',
+    SSH_ASKPASS_REQUIRE: 'never',
+    GCM_INTERACTIVE: 'never',
+    GIT_NO_REPLACE_OBJECTS: '1',
+    GIT_ALLOW_PROTOCOL: 'https:http:ssh:git:file',
+  };
+}
+
+/** The person's configuration holds, but nothing that would run programs or go elsewhere. */
+const settings = [
+  'core.hooksPath=/dev/null',
+  'core.fsmonitor=false',
+  'protocol.version=2',
+  'protocol.ext.allow=never',
+  'fetch.recurseSubmodules=false',
+  'fetch.writeCommitGraph=false',
+  'transfer.bundleURI=false',
+  'gc.auto=0',
+  'maintenance.auto=false',
+  'http.lowSpeedLimit=1',
+  'http.lowSpeedTime=60',
+].flatMap((setting) => ['-c', setting]);
+
+/** A repository on this machine, served by `git upload-pack` as a web server would have it served: one process for each request. */
+export class LocalTransport implements GitTransport {
+  readonly url: string;
+  readonly #path: string;
+  readonly #signal: AbortSignal | undefined;
+
+  private constructor(path: string, signal: AbortSignal | undefined) {
+    this.#path = path;
+    this.url = path;
+    this.#signal = signal;
+  }
+
+  /** Throws FLK_GIT_REPO_MISSING where there is no folder. */
+  static async open(path: string, signal?: AbortSignal): Promise<LocalTransport> {
+    const info = await stat(path).catch(() => undefined);
+    if (!info?.isDirectory()) throw repositoryMissing(path);
+    return new LocalTransport(path, signal);
+  }
+
+  async request(body: Buffer, take: (chunk: Buffer) => void): Promise<void> {
+    const child = start('git', ['upload-pack', '--stateless-rpc', '--', this.#path], {
+      env: { ...gitEnvironment(), GIT_PROTOCOL: 'version=2' },
+      ...(this.#signal ? { signal: this.#signal } : {}),
+    });
+    child.stdin.on('error', () => {});
+    child.stdin.end(body);
+    try {
+      for await (const chunk of child.stdout) take(chunk);
+    } catch (error) {
+      child.kill();
+      await child.finished;
+      throw error;
+    }
+    const { status, stderr } = await child.finished;
+    if (status !== 0) throw classifyGitFailure(this.#path, stderr);
+  }
+}
+
+export interface GitProgramOptions {
+  /** Where bare repositories are kept between fetches. */
+  readonly folder: string;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export class GitProgram {
+  readonly #folder: string;
+  readonly #signal: AbortSignal | undefined;
+  #version: Promise<boolean> | undefined;
+  #config: Promise<Configuration> | undefined;
+
+  constructor(options: GitProgramOptions) {
+    this.#folder = options.folder;
+    this.#signal = options.signal;
+  }
+
+  /** Whether this machine has a git program. */
+  available(): Promise<boolean> {
+    this.#version ??= run('git', ['--version'], { env: gitEnvironment() }).then(
+      ({ status }) => status === 0,
+      () => false,
+    );
+    return this.#version;
+  }
+
+  /**
+   * Whether the person has set something up, in the environment or in git's configuration, that only git can follow on the way to
+   * this URL: a proxy, certificates, headers, another URL instead.
+   */
+  async mustCarry(url: URL): Promise<boolean> {
+    const told =
+      proxyFor(url, process.env) ||
+      Object.keys(process.env).some((name) => name.startsWith('GIT_SSL_')) ||
+      [...(await this.#configuration())].some(([key, values]) => concerns(key, values, url));
+    return told && (await this.available());
+  }
+
+  /** A repository that git is to fetch from. Throws FLK_REF_INVALID for what git might take for an option. */
+  remote(url: string): GitRemote {
+    const host = URL.canParse(url) ? new URL(url).hostname : '-';
+    if (url.startsWith('-') || host.startsWith('-') || /[\0\r\n]/.test(url))
+      throw new FlkError('FLK_REF_INVALID', `${redactUrls(url)} is not the URL of a Git repository`);
+    return {
+      lsRefs: (query) => this.#lsRefs(url, query),
+      fetchPack: (rev, onPack) => this.#fetchPack(url, rev, onPack),
+    };
+  }
+
+  async #lsRefs(url: string, { prefixes }: RefQuery): Promise<RemoteRef[]> {
+    const patterns = prefixes.flatMap((prefix) =>
+      prefix.endsWith('/') ? [`${prefix}*`] : [prefix, `${prefix}^{}`],
+    );
+    // With one kind of refs asked for, git tells the server so; else the whole list comes over.
+    const kind = ['heads', 'tags'].find((name) =>
+      prefixes.every((prefix) => prefix.startsWith(`refs/${name}/`)),
+    );
+    const { stdout } = await this.#git(url, [
+      'ls-remote',
+      '--symref',
+      ...(kind ? [`--${kind}`] : []),
+      '--',
+      url,
+      ...patterns,
+    ]);
+    const targets = new Map<string, string>();
+    const peeled = new Map<string, string>();
+    const ids = new Map<string, string>();
+    for (const line of stdout.toString().split('\n')) {
+      const [id = '', name = ''] = line.split('\t');
+      if (id.startsWith('ref: ')) targets.set(name, id.slice('ref: '.length));
+      else if (/^[0-9a-f]{64}$/.test(id)) throw sha256Repository(redactUrls(url));
+      else if (name.endsWith('^{}')) peeled.set(name.slice(0, -3), id);
+      else if (/^[0-9a-f]{40}$/.test(id)) ids.set(name, id);
+    }
+    return [...ids].map(([name, id]) => {
+      const target = targets.get(name);
+      const stands = peeled.get(name);
+      return {
+        name,
+        id,
+        ...(stands === undefined ? {} : { peeled: stands }),
+        ...(target === undefined ? {} : { target }),
+      };
+    });
+  }
+
+  async #fetchPack(url: string, rev: string, onPack: (piece: Buffer) => void): Promise<void> {
+    const name = createHash('sha256').update(url).digest('hex').slice(0, 40);
+    const repository = join(this.#folder, `${name}.git`);
+    await makeFolder(this.#folder);
+    await withFileLock(`${repository}.lock`, () => this.#bring(url, rev, repository));
+    await fetchPack(await LocalTransport.open(repository, this.#signal), rev, onPack);
+  }
+
+  /** Makes the revision known to the bare repository. */
+  async #bring(url: string, rev: string, repository: string): Promise<void> {
+    const here = async (): Promise<boolean> =>
+      (await run('git', ['-C', repository, 'cat-file', '-e', `${rev}^{tree}`], { env: gitEnvironment() }))
+        .status === 0;
+    if (!(await exists(join(repository, 'HEAD'))))
+      await this.#git(url, ['init', '--quiet', '--bare', '--template=', '--', repository]);
+    // The ref is the last thing that a fetch writes: an object without one may have come without what it needs.
+    const ref = `refs/flk/${rev}`;
+    const known = await run('git', ['-C', repository, 'rev-parse', '--verify', '--quiet', ref], {
+      env: gitEnvironment(),
+    });
+    if (known.status === 0 && (await here())) return;
+    const fetch = (...args: string[]): Promise<Finished> =>
+      this.#git(url, ['-C', repository, 'fetch', '--quiet', '--no-tags', '--no-write-fetch-head', ...args]);
+    try {
+      await fetch('--depth=1', '--', url, `+${rev}:${ref}`);
+      return;
+    } catch (error) {
+      if (
+        !(error instanceof FlkError) ||
+        !(error.code === 'FLK_GIT_REMOTE' || error.code === 'FLK_GIT_REV_GONE')
+      )
+        throw error;
+    }
+    // Old servers give out only what a ref names: then everything has to come.
+    await fetch(
+      '--depth=2147483647',
+      '--',
+      url,
+      '+refs/heads/*:refs/flk/heads/*',
+      '+refs/tags/*:refs/flk/tags/*',
+    );
+    if (!(await here()))
+      throw new FlkError('FLK_GIT_REV_GONE', `${redactUrls(url)} does not have revision ${rev}`);
+    await this.#git(url, ['-C', repository, 'update-ref', ref, rev]);
+  }
+
+  async #git(url: string, args: readonly string[]): Promise<Finished> {
+    const env = gitEnvironment();
+    // ssh asks at the terminal, behind git's back, unless told not to; a person's own command is left alone.
+    if (!env.GIT_SSH_COMMAND && !env.GIT_SSH && !(await this.#configuration()).has('core.sshcommand'))
+      env.GIT_SSH_COMMAND = 'ssh -o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=20';
+    const finished = await run('git', [...settings, ...args], {
+      env,
+      ...(this.#signal ? { signal: this.#signal } : {}),
+    });
+    if (finished.status !== 0) throw classifyGitFailure(redactUrls(url), finished.stderr);
+    return finished;
+  }
+
+  #configuration(): Promise<Configuration> {
+    this.#config ??= this.#readConfiguration();
+    return this.#config;
+  }
+
+  async #readConfiguration(): Promise<Configuration> {
+    const places = [
+      '/etc/gitconfig',
+      join(homedir(), '.gitconfig'),
+      join(process.env.XDG_CONFIG_HOME ?? join(homedir(), '.config'), 'git', 'config'),
+    ];
+    const told = Object.keys(process.env).some((name) => name.startsWith('GIT_CONFIG_'));
+    // Most machines in a CI have none of them, and then there is no program to wait for.
+    if (!told && !(await Promise.all(places.map(exists))).includes(true)) return new Map();
+    const { status, stdout } = await run('git', ['config', '--null', '--list', '--includes'], {
+      cwd: '/',
+      env: gitEnvironment(),
+    });
+    if (status !== 0) return new Map();
+    const configuration = new Map<string, string[]>();
+    for (const entry of stdout.toString().split('\0').filter(Boolean)) {
+      const [key = '', ...value] = entry.split('\n');
+      configuration.set(key, [...(configuration.get(key) ?? []), value.join('\n')]);
+    }
+    return configuration;
+  }
+}
+
+/** A person's settings, not those of any repository: keys with section and name in lower case, and all values given. */
+type Configuration = ReadonlyMap<string, readonly string[]>;
+
+const exists = (path: string): Promise<boolean> =>
+  access(path).then(
+    () => true,
+    () => false,
+  );
+
+/** Settings below `http.` that change nothing about the way to a server. */
+const harmlessHttp =
+  /\.(postbuffer|lowspeedlimit|lowspeedtime|maxrequests|minsessions|useragent|version|followredirects|nocheckcertificate)$/;
+
+/** Whether a setting of git's changes how this URL is reached. */
+function concerns(key: string, values: readonly string[], url: URL): boolean {
+  const instead = /^url\.(.*)\.insteadof$/s.exec(key);
+  if (instead) return values.some((value) => value !== '' && url.href.startsWith(value));
+  if (!key.startsWith('http.') || harmlessHttp.test(key)) return false;
+  const scope = /^http\.(.+)\.[a-z]+$/s.exec(key)?.[1];
+  return (
+    scope === undefined ||
+    !URL.canParse(scope) ||
+    new URL(scope).hostname === url.hostname ||
+    scope.includes('*')
+  );
+}
+
+/** Whether curl, and so git, would go through a proxy. `http_proxy` counts in lower case only, as it can be set by a CGI's client. */
+function proxyFor(url: URL, env: NodeJS.ProcessEnv): boolean {
+  const proxy = url.protocol === 'https:' ? env.https_proxy || env.HTTPS_PROXY : env.http_proxy;
+  if (!(proxy || env.all_proxy || env.ALL_PROXY)) return false;
+  const spared = (env.no_proxy || env.NO_PROXY || '').split(/[\s,]+/).filter(Boolean);
+  return !spared.some((name) => {
+    const domain = name.replace(/^\*?\.?/, '').toLowerCase();
+    return (
+      name === '*' || url.hostname === domain || url.host === domain || url.hostname.endsWith(`.${domain}`)
+    );
+  });
+}
+
+type Failure = readonly [RegExp, ErrorCode, string];
+
+/** What git says, in English, when it fails, and what it means. It has no other way to tell. The first that fits counts. */
+const failures: readonly Failure[] = [
+  [
+    /not our ref|unadvertised object|no such remote ref|reference is not a tree/i,
+    'FLK_GIT_REV_GONE',
+    'does not have the revision',
+  ],
+  [/couldn't find remote ref|remote branch .* not found/i, 'FLK_GIT_REF_MISSING', 'does not have the ref'],
+  [
+    /could not read (username|password)|authentication failed|permission denied|terminal prompts disabled|host key verification failed|requested url returned error: (401|403|407)/i,
+    'FLK_HTTP_AUTH',
+    'wants credentials, or refuses those it has',
+  ],
+  [
+    /repository .*not found|does not appear to be a git repository|not a git repository|no such file or directory|requested url returned error: 404/i,
+    'FLK_GIT_REPO_MISSING',
+    'is no Git repository',
+  ],
+  [
+    /could not resolve|failed to connect|couldn't connect|connection (refused|timed out|reset|closed)|timed out|network is unreachable|no route to host|ssl|certificate|operation too slow/i,
+    'FLK_NETWORK',
+    'cannot be reached',
+  ],
+];
+
+const unknownFailure: Failure = [/./, 'FLK_GIT_REMOTE', 'fails'];
+
+function classifyGitFailure(url: string, stderr: string): FlkError {
+  const lines = stderr
+    .split('\n')
+    .map((line) => line.trim())
+    .filter(Boolean);
+  const said =
+    lines.filter((line) => /^(fatal|error|remote|ssh)\b/i.test(line)).join('; ') ||
+    (lines.at(-1) ?? 'nothing');
+  const [, code, meaning] = failures.find(([pattern]) => pattern.test(stderr)) ?? unknownFailure;
+  return new FlkError(code, `${url} ${meaning}`, { facts: { git: said.slice(0, 1000) } });
+}
