@@ -1,36 +1,10 @@
-/** Nodes of a file system on their way into a `TreeSink`: what a NAR can hold, nothing followed, nothing waited for. */
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  lstatSync,
-  openSync,
-  readlinkSync,
-  readSync,
-  type Stats,
-} from 'node:fs';
-import { setImmediate as nextTurn } from 'node:timers/promises';
-import { throwIfAborted } from '../base/concurrency.ts';
+/** Single looks at this machine's file system; nothing is followed, nothing is waited for. */
+import { closeSync, constants, fstatSync, lstatSync, openSync, readSync, type Stats } from 'node:fs';
 import { FlkError, systemCode } from '../base/errors.ts';
-import type { TreeSink } from '../formats/nar.ts';
+import { isNodeName } from '../formats/nar.ts';
 
-/** Reads above this many bytes cost less per byte than they gain; measured on Node 20. */
-const chunkSize = 1024 * 1024;
-/** What may be read and hashed before the rest of the program gets its turn: a few milliseconds. */
-const bytesPerTurn = 8 * 1024 * 1024;
-const filesPerTurn = 128;
-
-/** A file's bytes end here: sources of flakes' manifests and locks are never near it. */
+/** What `SourceTree.readFile` gives at most: manifests and locks are never near it. */
 const maxFileInMemory = 16 * 1024 * 1024;
-
-/** A path of any bytes: `folder/name`. */
-export function childPath(folder: Buffer, name: Buffer): Buffer {
-  const path = Buffer.allocUnsafe(folder.length + 1 + name.length);
-  folder.copy(path);
-  path[folder.length] = 0x2f;
-  name.copy(path, folder.length + 1);
-  return path;
-}
 
 /** What stands at a path, links not followed; undefined where there is nothing. Throws FLK_FILE_UNREADABLE. */
 export function lookAt(path: Buffer | string): Stats | undefined {
@@ -42,79 +16,19 @@ export function lookAt(path: Buffer | string): Stats | undefined {
   }
 }
 
-/** Sends files and links to a sink. One per walk: it holds the buffer and knows when to let others work. */
-export class NodeReader {
-  readonly #sink: TreeSink;
-  readonly #signal: AbortSignal | undefined;
-  readonly #buffer = Buffer.allocUnsafeSlow(chunkSize);
-  #bytes = 0;
-  #files = 0;
-
-  constructor(sink: TreeSink, signal?: AbortSignal) {
-    this.#sink = sink;
-    this.#signal = signal;
-  }
-
-  /**
-   * Sends a regular file; executable when its owner may execute it, as Nix has it. Anything else at that path, and a file that
-   * changes its size meanwhile, is FLK_FILE_UNREADABLE.
-   */
-  async file(path: Buffer): Promise<void> {
-    const { fd, info } = openFile(path);
-    try {
-      this.#sink.file(info.size, (info.mode & 0o100) !== 0);
-      let left = info.size;
-      for (;;) {
-        const count = readSync(fd, this.#buffer, 0, chunkSize, null);
-        if (count === 0) break;
-        left -= count;
-        if (left < 0) break;
-        this.#sink.data(this.#buffer.subarray(0, count));
-        this.#bytes += count;
-        if (this.#bytes >= bytesPerTurn) await this.breathe();
-        // One read shows a small file whole; asking again for its end costs as much as reading it.
-        if (left === 0 && count < chunkSize) break;
-      }
-      if (left !== 0) throw new FlkError('FLK_FILE_UNREADABLE', `${path} changed while it was read`);
-      this.#sink.endFile();
-    } catch (error) {
-      throw error instanceof FlkError ? error : unreadable(path, error);
-    } finally {
-      closeSync(fd);
-    }
-    if (++this.#files >= filesPerTurn) await this.breathe();
-  }
-
-  symlink(path: Buffer): void {
-    let target: Buffer;
-    try {
-      target = readlinkSync(path, { encoding: 'buffer' });
-    } catch (error) {
-      throw unreadable(path, error);
-    }
-    this.#sink.symlink(target);
-  }
-
-  /** Lets timers, signals and other walks have their turn; throws FLK_INTERRUPTED. */
-  async breathe(): Promise<void> {
-    this.#bytes = 0;
-    this.#files = 0;
-    await nextTurn();
-    throwIfAborted(this.#signal);
-  }
-}
-
-/** A regular file's bytes, undefined for anything else there. Links are not followed. Larger than 16 MiB is FLK_LIMIT. */
-export function readRegularFile(path: Buffer): Buffer | undefined {
+/** A regular file's bytes, undefined for anything else there. Larger than 16 MiB is FLK_LIMIT. */
+export function readRegularFile(path: string): Buffer | undefined {
   if (!lookAt(path)?.isFile()) return undefined;
-  const { fd, info } = openFile(path);
+  let fd: number | undefined;
   try {
-    if (info.size > maxFileInMemory)
-      throw new FlkError('FLK_LIMIT', `${path} has ${info.size} bytes; at most ${maxFileInMemory} are read`);
-    const content = Buffer.alloc(info.size);
-    let used = 0;
-    while (used < content.length) {
-      const count = readSync(fd, content, used, content.length - used, null);
+    // Since the look somebody may have put a link or a pipe there.
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    const { size } = fstatSync(fd);
+    if (size > maxFileInMemory)
+      throw new FlkError('FLK_LIMIT', `${path} has ${size} bytes; at most ${maxFileInMemory} are read`);
+    const content = Buffer.alloc(size);
+    for (let used = 0; used < size; ) {
+      const count = readSync(fd, content, used, size - used, null);
       if (count === 0) throw new FlkError('FLK_FILE_UNREADABLE', `${path} changed while it was read`);
       used += count;
     }
@@ -122,30 +36,20 @@ export function readRegularFile(path: Buffer): Buffer | undefined {
   } catch (error) {
     throw error instanceof FlkError ? error : unreadable(path, error);
   } finally {
-    closeSync(fd);
+    if (fd !== undefined) closeSync(fd);
   }
 }
 
-/** Neither follows a link that was put there since somebody looked, nor waits for a pipe's other end. */
-function openFile(path: Buffer): { fd: number; info: Stats } {
-  let fd: number;
-  try {
-    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
-  } catch (error) {
-    throw unreadable(path, error);
+/** As `SourceTree.readFile`, on the disk below `root`: no link on the way is followed either. */
+export function readBelow(root: string, path: string): Buffer | undefined {
+  const names = path.split('/');
+  if (!names.every((name) => isNodeName(Buffer.from(name)))) return undefined;
+  let at = root;
+  for (const name of names) {
+    if (!lookAt(at)?.isDirectory()) return undefined;
+    at += `/${name}`;
   }
-  const info = fstatSync(fd);
-  if (info.isFile()) return { fd, info };
-  closeSync(fd);
-  throw notStorable(path);
-}
-
-export function notStorable(path: Buffer | string): FlkError {
-  return new FlkError(
-    'FLK_FILE_UNREADABLE',
-    `${path} is neither a file, a folder nor a symlink, so no source tree can hold it`,
-    { hint: 'remove it, or move it elsewhere' },
-  );
+  return readRegularFile(at);
 }
 
 export function unreadable(path: Buffer | string, error: unknown): FlkError {

@@ -16,6 +16,7 @@ import {
   assertTracked,
   findRepository,
   hasGit,
+  isOutside,
   openTrackedFiles,
   readTracked,
   trackFile,
@@ -182,7 +183,7 @@ function findFlake(start: string): string {
 function readText(path: string): string | undefined {
   const info = lookAt(path);
   if (!info) return undefined;
-  const content = readRegularFile(Buffer.from(path));
+  const content = readRegularFile(path);
   if (content === undefined)
     throw new FlkError('FLK_FILE_UNREADABLE', `${shownPath(path)} is not a regular file`, {
       facts: {
@@ -196,5 +197,5 @@ function readText(path: string): string | undefined {
 /** From here when it lies below here, else absolute. */
 function shownPath(path: string): string {
   const short = relative(process.cwd(), path);
-  return short.startsWith('..') ? path : short;
+  return isOutside(short) ? path : short;
 }

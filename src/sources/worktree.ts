@@ -10,9 +10,10 @@ import { type Reporter, span } from '../base/events.ts';
 import { type Finished, run } from '../base/process.ts';
 import type { Rev } from '../flake/flake-ref.ts';
 import type { SourceTree } from '../flake/source.ts';
-import { isNodeName, maxDepth, NarHasher, type Tree, type TreeSink } from '../formats/nar.ts';
-import { childPath, lookAt, NodeReader } from './disk.ts';
-import { readBelow } from './path.ts';
+import { hashTree, isNodeName, maxDepth, type TreeSink } from '../formats/nar.ts';
+import type { NodeKind, NodePath } from '../formats/tree-sinks.ts';
+import { walkPath } from '../store/tree-files.ts';
+import { lookAt, readBelow } from './disk.ts';
 
 /** What Git says of a working tree; which program says it does not matter. */
 export interface TrackedState {
@@ -168,134 +169,118 @@ async function committerTime(root: string, rev: Rev, signal: AbortSignal | undef
  */
 export async function assertTracked(root: string, path: string): Promise<void> {
   const known = (await hasGit())
-    ? (await git(root, undefined, 'ls-files', '-z', '--', path)).length > 0
+    ? (await git(root, undefined, 'ls-files', '-z', '--', `./${path}`)).length > 0
     : (await readTracked(root)).entries.some((entry) => entry.path.equals(Buffer.from(path)));
   if (known) return;
   const ignored =
-    (await hasGit()) && (await tryGit(root, undefined, 'check-ignore', '-q', '--', path)).status === 0;
-  const shown = relative(process.cwd(), join(root, path)) || path;
+    (await hasGit()) && (await tryGit(root, undefined, 'check-ignore', '-q', '--', `./${path}`)).status === 0;
+  // Where flk runs inside the repository, the way from there; else git must be told where the repository is.
+  const inside = !isOutside(relative(root, process.cwd()));
+  const shown = inside ? relative(process.cwd(), join(root, path)) : path;
   throw new FlkError(
     'FLK_MANIFEST_UNTRACKED',
     ignored
       ? `${shown} is ignored by Git (.gitignore), so a clone would not have it`
       : `${shown} is not tracked by Git, so a clone would not have it`,
-    { hint: `git add ${ignored ? '-fN' : '-N'} ${quote(shown)}`, facts: { repository: root } },
+    {
+      hint: `git ${inside ? '' : `-C ${quote(root)} `}add ${ignored ? '-fN' : '-N'} ${quote(shown)}`,
+      facts: { repository: root },
+    },
   );
 }
 
 /** Makes Git know a file that flk wrote (`git add -N`), its content unstaged. False where there is no git program to do it. */
 export async function trackFile(root: string, path: string): Promise<boolean> {
   if (!(await hasGit())) return false;
-  await git(root, undefined, 'add', '--intent-to-add', '--force', '--', path);
+  await git(root, undefined, 'add', '--intent-to-add', '--force', '--', `./${path}`);
   return true;
 }
+
+/** Whether a relative path leads out of the folder that it starts from. */
+export const isOutside = (path: string): boolean => path === '..' || path.startsWith('../');
 
 /** As a POSIX shell reads it. */
 const quote = (word: string): string =>
   /^[\w./@%+=:,][\w./@%+=:,-]*$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 
-/** Hashes the tracked files of `root` as they are on disk, and gives them as a tree. */
+/** Hashes the tracked files of `root` as they are on disk, and gives them as a tree. Throws FLK_GIT_TREE. */
 export async function openTrackedFiles(
   root: string,
   entries: readonly TrackedEntry[],
   options: WorkingTreeOptions,
 ): Promise<SourceTree> {
-  const files = new TrackedFiles(root, entries);
+  const tracked: Folder = new Map();
+  for (const entry of entries) addEntry(root, tracked, entry);
+  const walk = (sink: TreeSink, signal?: AbortSignal, progress?: (bytes: number) => void): Promise<void> => {
+    const present = presentNodes(root, tracked);
+    const wants = (path: NodePath, kind: NodeKind): boolean => {
+      const wanted = present.get(path);
+      return kind === 'directory' ? wanted === 'folder' : wanted === 'file';
+    };
+    return walkPath(root, { wants, ...(progress === undefined ? {} : { progress }) }).walk(sink, signal);
+  };
+  const isTracked = (path: string): boolean => {
+    let at: Folder | 'file' | 'submodule' | undefined = tracked;
+    for (const name of Buffer.from(path).toString('latin1').split('/'))
+      at = at instanceof Map ? at.get(name) : undefined;
+    return at === 'file';
+  };
   return await span(options.reporter, { type: 'hash', subject: root }, async (work) => {
-    const hasher = new NarHasher();
-    await files.walk(hasher, options.signal, () => work.progress(hasher.size, undefined, 'bytes'));
+    const progress = (bytes: number): void => work.progress(bytes, undefined, 'bytes');
     return {
-      ...hasher.digest(),
-      walk: (sink, signal) => files.walk(sink, signal),
-      readFile: async (path) => (files.has(path) ? readBelow(Buffer.from(root), path) : undefined),
+      ...(await hashTree({ walk: (sink, signal) => walk(sink, signal, progress) }, options.signal)),
+      walk: (sink, signal) => walk(sink, signal),
+      readFile: async (path) => (isTracked(path) ? readBelow(root, path) : undefined),
     };
   });
 }
 
-/** Folders by name (latin1, one character per byte), down to what Git tracks. */
+/** What Git tracks, by name (latin1, one character per byte). */
 type Folder = Map<string, Folder | 'file' | 'submodule'>;
 
-/** The tracked files below a root, read from disk whenever they are walked. */
-class TrackedFiles implements Tree {
-  readonly #root: string;
-  readonly #entries: Folder = new Map();
-
-  constructor(root: string, entries: readonly TrackedEntry[]) {
-    this.#root = root;
-    for (const { path, submodule } of entries) this.#add(path, submodule ? 'submodule' : 'file');
-  }
-
-  has(path: string): boolean {
-    let at: Folder | 'file' | 'submodule' | undefined = this.#entries;
-    for (const name of Buffer.from(path).toString('latin1').split('/'))
-      at = at instanceof Map ? at.get(name) : undefined;
-    return at === 'file';
-  }
-
-  async walk(sink: TreeSink, signal?: AbortSignal, onFolder?: () => void): Promise<void> {
-    const reader = new NodeReader(sink, signal);
-    /** Git has no empty folders: one is announced when its first node comes. */
-    const waiting: (Buffer | undefined)[] = [];
-    const open = (name: Buffer): void => {
-      for (const folder of waiting) {
-        if (folder) sink.entry(folder);
-        sink.directory();
-      }
-      waiting.length = 0;
-      sink.entry(name);
-    };
-    const visit = async (path: Buffer, folder: Folder): Promise<void> => {
-      for (const key of [...folder.keys()].sort()) {
-        const name = Buffer.from(key, 'latin1');
-        const child = childPath(path, name);
-        const entry = folder.get(key)!;
-        const info = lookAt(child);
-        if (entry instanceof Map) {
-          // Where a tracked folder is now a link or a file, what was in it is deleted: never look through it.
-          if (!info?.isDirectory()) continue;
-          waiting.push(name);
-          await visit(child, entry);
-          if (waiting.length > 0) waiting.pop();
-          else sink.endDirectory();
-        } else if (entry === 'submodule') {
-          if (!info?.isDirectory()) continue;
-          open(name);
-          sink.directory();
-          sink.endDirectory();
-        } else if (info?.isFile()) {
-          open(name);
-          await reader.file(child);
-        } else if (info?.isSymbolicLink()) {
-          open(name);
-          reader.symlink(child);
-        }
-        // Anything else (a pipe, a folder in place of a file) is for Git a deleted file.
-      }
-      onFolder?.();
-    };
-    sink.directory();
-    await visit(Buffer.from(this.#root), this.#entries);
-    sink.endDirectory();
-  }
-
-  #add(path: Buffer, kind: 'file' | 'submodule'): void {
-    const names = path.toString('latin1').split('/');
-    const isSafe = names.length <= maxDepth && names.every((name) => isNodeName(Buffer.from(name, 'latin1')));
-    if (!isSafe || names.some((name) => name.toLowerCase() === '.git'))
-      throw new FlkError('FLK_GIT_TREE', `the index of ${this.#root} holds a forbidden path: ${path}`);
-    const last = names.pop()!;
-    let folder = this.#entries;
-    for (const name of names) {
-      let next = folder.get(name);
-      if (!(next instanceof Map)) {
-        // During a conflict a path may be a file on one side and a folder on the other.
-        next = new Map();
-        folder.set(name, next);
-      }
-      folder = next;
+function addEntry(root: string, tracked: Folder, { path, submodule }: TrackedEntry): void {
+  const names = path.toString('latin1').split('/');
+  const isSafe = names.every(
+    (name) => isNodeName(Buffer.from(name, 'latin1')) && name.toLowerCase() !== '.git',
+  );
+  if (!isSafe || names.length > maxDepth)
+    throw new FlkError('FLK_GIT_TREE', `the index of ${root} holds a forbidden path: ${path}`);
+  const last = names.pop()!;
+  let folder = tracked;
+  for (const name of names) {
+    let next = folder.get(name);
+    if (!(next instanceof Map)) {
+      // During a conflict a path may be a file on one side and a folder on the other.
+      next = new Map();
+      folder.set(name, next);
     }
-    if (!folder.has(last)) folder.set(last, kind);
+    folder = next;
   }
+  if (!folder.has(last)) folder.set(last, submodule ? 'submodule' : 'file');
+}
+
+/**
+ * The tracked nodes that are on disk now. Git has no empty folders, so neither has the tree, but for submodules, which are
+ * nothing else. Where a tracked folder is now a link or a file, what was in it is deleted: never look through it.
+ */
+function presentNodes(root: string, tracked: Folder): Map<NodePath, 'folder' | 'file'> {
+  const present = new Map<NodePath, 'folder' | 'file'>();
+  const visit = (folder: Folder, prefix: NodePath): boolean => {
+    let any = false;
+    for (const [name, entry] of folder) {
+      const path = prefix + name;
+      const info = lookAt(Buffer.concat([Buffer.from(`${root}/`), Buffer.from(path, 'latin1')]));
+      let kind: 'folder' | 'file' | undefined;
+      if (entry === 'file') kind = info?.isFile() || info?.isSymbolicLink() ? 'file' : undefined;
+      else if (info?.isDirectory() && (entry === 'submodule' || visit(entry, `${path}/`))) kind = 'folder';
+      if (kind === undefined) continue;
+      present.set(path, kind);
+      any = true;
+    }
+    return any;
+  };
+  visit(tracked, '');
+  return present;
 }
 
 /** Runs git in the repository and gives its output. Throws FLK_GIT_WORKTREE where the repository may not be read. */
@@ -339,7 +324,6 @@ async function explainFailure(
 /** No program that the repository's configuration names is run, and nothing is written in passing. */
 const safeSettings = [
   '--no-optional-locks',
-  '--literal-pathspecs',
   '-c',
   'core.fsmonitor=false',
   '-c',

@@ -30,6 +30,7 @@ import { throwIfAborted } from '../base/concurrency.ts';
 import { FlkError, systemCode } from '../base/errors.ts';
 import { run } from '../base/process.ts';
 import { isNodeName, maxDepth, type Tree, type TreeSink } from '../formats/nar.ts';
+import type { NodeKind, NodePath } from '../formats/tree-sinks.ts';
 
 /** Seconds since 1970 that every node in a store carries. */
 export const canonicalTime = 1;
@@ -57,6 +58,13 @@ const shown = (path: BytePath): string => Buffer.from(path, 'latin1').toString()
 export interface WalkOptions {
   /** Told now and then how many bytes of file content have passed in this walk. */
   readonly progress?: (bytes: number) => void;
+  /**
+   * Which nodes below the root belong to the tree; asked parents first, nothing in an unwanted folder is looked at. Pipes, sockets
+   * and devices are then left out too. By default all nodes belong, and those three are an error.
+   */
+  readonly wants?: (path: NodePath, kind: NodeKind) => boolean;
+  /** Told what the file system says of each node of the tree, the root first. Costs a look-up for each folder and link. */
+  readonly seen?: (info: Stats) => void;
 }
 
 /**
@@ -77,6 +85,8 @@ class DiskWalk {
   #buffer: Buffer | undefined;
   #bytes = 0;
   #turnEnds = performance.now() + turn;
+  /** Length of what all paths of the walk begin with. */
+  #prefix = 0;
 
   constructor(sink: TreeSink, options: WalkOptions, signal: AbortSignal | undefined) {
     this.#sink = sink;
@@ -86,6 +96,7 @@ class DiskWalk {
 
   async run(path: BytePath): Promise<void> {
     throwIfAborted(this.#signal);
+    this.#prefix = path.length + 1;
     await this.#node(
       path,
       reading(path, () => lstatSync(onDisk(path))),
@@ -95,6 +106,8 @@ class DiskWalk {
   }
 
   async #node(path: BytePath, kind: Stats | Dirent<string>, depth: number): Promise<void> {
+    if (this.#options.seen && !kind.isFile())
+      this.#options.seen(reading(path, () => lstatSync(onDisk(path))));
     if (kind.isDirectory()) await this.#folder(path, depth);
     else if (kind.isFile()) await this.#file(path);
     else if (kind.isSymbolicLink())
@@ -112,10 +125,25 @@ class DiskWalk {
     entries.sort((a, b) => (a.name < b.name ? -1 : 1));
     this.#sink.directory();
     for (const entry of entries) {
+      const child = `${path}/${entry.name}`;
+      if (!this.#isWanted(child, entry)) continue;
       this.#sink.entry(Buffer.from(entry.name, 'latin1'));
-      await this.#node(`${path}/${entry.name}`, entry, depth + 1);
+      await this.#node(child, entry, depth + 1);
     }
     this.#sink.endDirectory();
+  }
+
+  #isWanted(path: BytePath, entry: Dirent<string>): boolean {
+    const { wants } = this.#options;
+    if (!wants) return true;
+    const kind = entry.isFile()
+      ? 'file'
+      : entry.isDirectory()
+        ? 'directory'
+        : entry.isSymbolicLink()
+          ? 'symlink'
+          : undefined;
+    return kind !== undefined && wants(path.slice(this.#prefix), kind);
   }
 
   async #file(path: BytePath): Promise<void> {
@@ -125,6 +153,7 @@ class DiskWalk {
     try {
       const info = fstatSync(fd);
       if (!info.isFile()) throw notATreeNode(path);
+      this.#options.seen?.(info);
       this.#sink.file(info.size, (info.mode & 0o100) !== 0);
       const size =
         info.size < readAheadFrom
