@@ -121,7 +121,7 @@ export class GitProgram {
   async mustCarry(url: URL): Promise<boolean> {
     const told =
       proxyFor(url, process.env) ||
-      Object.keys(process.env).some((name) => name.startsWith('GIT_SSL_')) ||
+      (url.protocol === 'https:' && Object.keys(process.env).some(isCertificateVariable)) ||
       [...(await this.#configuration())].some(([key, values]) => concerns(key, values, url));
     return told && (await this.available());
   }
@@ -271,15 +271,20 @@ const exists = (path: string): Promise<boolean> =>
     () => false,
   );
 
+/** `GIT_SSL_CAINFO` alone is followed by our own client too. */
+const isCertificateVariable = (name: string): boolean =>
+  name.startsWith('GIT_SSL_') && name !== 'GIT_SSL_CAINFO';
+
 /** Settings below `http.` that change nothing about the way to a server. */
 const harmlessHttp =
-  /\.(postbuffer|lowspeedlimit|lowspeedtime|maxrequests|minsessions|useragent|version|followredirects|nocheckcertificate)$/;
+  /\.(postbuffer|lowspeedlimit|lowspeedtime|maxrequests|minsessions|useragent|version|followredirects)$/;
 
 /** Whether a setting of git's changes how this URL is reached. */
 function concerns(key: string, values: readonly string[], url: URL): boolean {
   const instead = /^url\.(.*)\.insteadof$/s.exec(key);
   if (instead) return values.some((value) => value !== '' && url.href.startsWith(value));
   if (!key.startsWith('http.') || harmlessHttp.test(key)) return false;
+  if (url.protocol === 'http:' && /\.(ssl|schannel)[a-z]*$/.test(key)) return false;
   const scope = /^http\.(.+)\.[a-z]+$/s.exec(key)?.[1];
   return (
     scope === undefined ||

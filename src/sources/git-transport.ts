@@ -14,7 +14,14 @@ import {
   type RemoteRef,
   repositoryMissing,
 } from './git-protocol.ts';
-import { type HttpClient, type HttpResponse, readBody, statusError, TransientError } from './http.ts';
+import {
+  type HttpClient,
+  type HttpResponse,
+  isCertificateError,
+  readBody,
+  statusError,
+  TransientError,
+} from './http.ts';
 
 export interface RemoteOptions {
   readonly http: HttpClient;
@@ -71,13 +78,20 @@ class HttpRemote implements GitRemote {
   }
 
   fetchPack(rev: string, onPack: (piece: Buffer) => void): Promise<void> {
-    return this.#either((remote) => remote.fetchPack(rev, onPack));
+    return this.#either((remote) =>
+      remote.fetchPack(rev, (piece) => {
+        this.#transport.trust();
+        onPack(piece);
+      }),
+    );
   }
 
   async #either<T>(work: (remote: GitRemote) => Promise<T>): Promise<T> {
     if (this.#fallback) return work(this.#fallback);
     try {
-      return await work(overTransport(this.#transport));
+      const answer = await work(overTransport(this.#transport));
+      this.#transport.trust();
+      return answer;
     } catch (error) {
       const refusal = await this.#transport.explain(error);
       if (!(refusal instanceof NeedsGitProgram)) throw refusal;
@@ -108,7 +122,6 @@ export class HttpTransport implements GitTransport {
   readonly url: string;
   readonly #http: HttpClient;
   #base: URL;
-  /** Whether an answer has come that was protocol v2. */
   #proven = false;
 
   constructor(url: URL, http: HttpClient) {
@@ -125,6 +138,10 @@ export class HttpTransport implements GitTransport {
       await this.#discover(error);
       await this.#post(body, take);
     }
+  }
+
+  /** The server has given a right answer: from now on its failures are what they say they are. */
+  trust(): void {
     this.#proven = true;
   }
 
@@ -151,7 +168,7 @@ export class HttpTransport implements GitTransport {
   /** What a failure of the first contact means: asks the server, the way every Git client begins, what it is. */
   async explain(error: unknown): Promise<unknown> {
     if (this.#proven || !(error instanceof FlkError)) return error;
-    if (error.code === 'FLK_HTTP_AUTH') return new NeedsGitProgram(error);
+    if (error.code === 'FLK_HTTP_AUTH' || isCertificateError(error)) return new NeedsGitProgram(error);
     const mayBeOld =
       error.code === 'FLK_GIT_PROTOCOL' ||
       error.code === 'FLK_GIT_REMOTE' ||

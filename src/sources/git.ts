@@ -58,7 +58,13 @@ export class GitSource {
     const { signal, connectTimeout, idleTimeout, maxConnections = 24 } = options;
     this.#options = options;
     this.#cache = new FetchCache(options.cacheFolder);
-    this.#http = new HttpClient({ signal, connectTimeout, idleTimeout, maxSockets: maxConnections });
+    this.#http = new HttpClient({
+      signal,
+      connectTimeout,
+      idleTimeout,
+      maxSockets: maxConnections,
+      caFile: process.env.GIT_SSL_CAINFO,
+    });
     this.#program = new GitProgram({ folder: this.#cache.repositories, signal });
     this.#limit = limiter(maxConnections);
   }

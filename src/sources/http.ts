@@ -1,4 +1,5 @@
 /** HTTP with manners: kept connections, time limits, retries with back-off, nothing sent that was not asked for. */
+import { readFileSync } from 'node:fs';
 import {
   Agent as HttpAgent,
   request as httpRequest,
@@ -7,6 +8,7 @@ import {
 } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { createSecureContext, type SecureContext } from 'node:tls';
 import { type ErrorCode, type ErrorDetails, FlkError, systemCode } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 
@@ -18,6 +20,8 @@ export interface HttpOptions {
   readonly idleTimeout?: number | undefined;
   /** Connections to one host. Default 16. */
   readonly maxSockets?: number | undefined;
+  /** A file of certificates (PEM) to trust instead of Node's own. */
+  readonly caFile?: string | undefined;
 }
 
 export interface HttpRequest {
@@ -92,13 +96,27 @@ export async function withRetries<T>(
 
 export class HttpClient {
   readonly #options: HttpOptions;
-  readonly #agents: { readonly 'http:': HttpAgent; readonly 'https:': HttpsAgent };
+  readonly #httpAgent: HttpAgent;
+  #httpsAgent: HttpsAgent | undefined;
 
   constructor(options: HttpOptions = {}) {
     this.#options = options;
-    // Idle connections do not keep the process alive; the agents see to that.
-    const agent = { keepAlive: true, maxSockets: options.maxSockets ?? 16 };
-    this.#agents = { 'http:': new HttpAgent(agent), 'https:': new HttpsAgent(agent) };
+    this.#httpAgent = new HttpAgent(this.#agentOptions);
+  }
+
+  /** Idle connections are kept, and do not keep the process alive: Node's agents see to that. */
+  get #agentOptions(): { keepAlive: boolean; maxSockets: number } {
+    return { keepAlive: true, maxSockets: this.#options.maxSockets ?? 16 };
+  }
+
+  /** Made when it is first needed: reading a machine's certificates costs more than many a fetch. */
+  get #secureAgent(): HttpsAgent {
+    const { caFile } = this.#options;
+    this.#httpsAgent ??= new HttpsAgent({
+      ...this.#agentOptions,
+      ...(caFile === undefined ? {} : { secureContext: trusting(caFile) }),
+    });
+    return this.#httpsAgent;
   }
 
   /**
@@ -112,7 +130,7 @@ export class HttpClient {
     return new Promise((resolve, reject) => {
       const outgoing = (secure ? httpsRequest : httpRequest)(url, {
         method,
-        agent: this.#agents[secure ? 'https:' : 'http:'],
+        agent: secure ? this.#secureAgent : this.#httpAgent,
         headers: {
           'user-agent': 'git/2 (flk)',
           ...request.headers,
@@ -146,6 +164,14 @@ export class HttpClient {
       );
       outgoing.end(body);
     });
+  }
+}
+
+function trusting(caFile: string): SecureContext {
+  try {
+    return createSecureContext({ ca: readFileSync(caFile) });
+  } catch (cause) {
+    throw new FlkError('FLK_FILE_UNREADABLE', `cannot read the certificates in ${caFile}`, { cause });
   }
 }
 
@@ -234,6 +260,11 @@ const meanings: Readonly<Record<string, string>> = {
   CERT_HAS_EXPIRED: 'its certificate has expired',
   ERR_TLS_CERT_ALTNAME_INVALID: 'its certificate is for another host',
 };
+
+/** Whether the server's certificate is what failed: git may have been told to trust it. */
+export function isCertificateError(error: FlkError): boolean {
+  return /CERT|LEAF_SIGNATURE/.test(error.facts.reason ?? '');
+}
 
 function networkError(url: URL, error: unknown, signal: AbortSignal | undefined, reused: boolean): FlkError {
   if (error instanceof FlkError) return error;
