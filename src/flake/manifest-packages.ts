@@ -48,9 +48,9 @@ const ownKeys = {
 } as const;
 const notYet = ['storePath', 'narHash', 'cache', 'publicKey'];
 
-/** Words of the derivation itself, and of Nix's builder protocol: setting them would change what is built, or how. */
+/** Words of the derivation itself, of Nix's builder protocol and of the phases runner: they say what is built, and how. */
 const reservedVariables =
-  /^(name|system|builder|args|outputs|out|src|requiredSystemFeatures|allowed.*|allowSubstitutes|disallowed.*|outputHash.*|__.*|passAsFile|impureEnvVars|exportReferencesGraph|preferLocalBuild|buildInputs|patches|toolchain|setup|\w+Phase)$/;
+  /^(name|system|builder|args|outputs|out|src|requiredSystemFeatures|allowed.*|allowSubstitutes|disallowed.*|outputHash.*|__.*|passAsFile|impureEnvVars|exportReferencesGraph|preferLocalBuild|buildInputs|patches|toolchain|\w+Phase|NIX_STORE|NIX_BUILD_.*|flk_.*)$/;
 
 /** Nix allows 211 characters in a store path's name; `.drv` comes on top of a derivation's. */
 const longestName = 207;
@@ -344,14 +344,12 @@ export class PackageReader {
     searched = located.range.start;
     for (const part of template) {
       if (typeof part === 'string') continue;
-      const before = this.#findings.count;
       // The hole as written may hold blanks: look for what it begins with.
       const word = part.inputs[0] ?? `#${part.name ?? ''}`;
       const start = source.indexOf(word, source.indexOf('{{', searched));
       const inside = start >= 0 && start < located.range.end;
       this.#known(part, inside ? { start, end: start + word.length } : located.range);
       if (inside) searched = start + word.length;
-      if (this.#findings.count > before && this.#findings.full) break;
     }
     return template;
   }
