@@ -1,0 +1,435 @@
+/** Makes the outputs of a package valid: builds what is missing, inputs first, many at a time, each once across processes. */
+import { createWriteStream } from 'node:fs';
+import { lstat, mkdir, readlink, rename, rm, symlink } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { compareBytes } from '../base/canonical.ts';
+import { type Limiter, limiter, OnceMap, throwIfAborted } from '../base/concurrency.ts';
+import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
+import { type Reporter, span } from '../base/events.ts';
+import type { Derivation } from '../formats/derivation.ts';
+import { baseNameOf, type StorePath } from '../formats/store-path.ts';
+import type { Store } from '../store/store.ts';
+import { walkPath } from '../store/tree-files.ts';
+import { type BuiltinContext, isBuiltin, runBuiltin } from './builtin.ts';
+import type { BuildRequest, Engine } from './engines/engine.ts';
+import type { Instantiation, PlannedDerivation } from './instantiation.ts';
+import { differences, type TakenOutput, takeOutputs } from './outputs.ts';
+
+export interface RealiseContext extends BuiltinContext {
+  readonly store: Store;
+  readonly engine: Engine;
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal;
+}
+
+export interface RealiseOptions {
+  /** How many builds run at a time. */
+  readonly jobs: number;
+  /** What a builder is told of the machine: NIX_BUILD_CORES. */
+  readonly cores: number;
+  /** After a failure, still build what does not depend on it. Else what runs comes to its end, and nothing more is started. */
+  readonly keepGoing?: boolean;
+  /** Builds the package itself again, although it is there, and compares. */
+  readonly rebuild?: boolean;
+  /** Seconds; undefined: none. */
+  readonly timeout?: number;
+  readonly maxSilent?: number;
+  /** Bytes. */
+  readonly maxOutputBytes?: number;
+  readonly maxLogBytes?: number;
+}
+
+export interface Realised {
+  /** Output name → store path, all valid now. */
+  readonly outputs: ReadonlyMap<string, StorePath>;
+  /** `.drv` paths of what was built or fetched, in the order in which it was done. */
+  readonly built: readonly StorePath[];
+  /** With `rebuild`: whether a path that had other bytes on disk than in its record was put right. */
+  readonly repaired: boolean;
+}
+
+const defaultMaxOutput = 32 * 2 ** 30;
+const defaultMaxLog = 256 * 2 ** 20;
+
+/**
+ * Realises the top of an instantiation. Touches nothing when its outputs are valid (unless `rebuild`). Throws FLK_BUILD_FAILED,
+ * FLK_BUILD_TIMEOUT, FLK_BUILD_OUTPUT_…, FLK_BUILD_NOT_REPRODUCIBLE, FLK_SANDBOX_UNAVAILABLE, FLK_INTERRUPTED and what fetches throw;
+ * where more than one thing failed, FLK_DEPENDENCY_FAILED with all of them. The trail leads from the package to the one at fault.
+ */
+export async function realise(
+  context: RealiseContext,
+  instantiation: Instantiation,
+  options: RealiseOptions,
+): Promise<Realised> {
+  const realisation = new Realisation(context, instantiation, options);
+  const top = planned(instantiation, instantiation.top);
+  const outputs = new Map([...top.derivation.outputs].map(([name, { path }]) => [name, path]));
+  await realisation.need(instantiation.top);
+  const repaired = options.rebuild ? await realisation.rebuild(instantiation.top) : false;
+  return { outputs, built: realisation.built, repaired };
+}
+
+/** One run of `realise`. */
+class Realisation {
+  readonly built: StorePath[] = [];
+  readonly #context: RealiseContext;
+  readonly #instantiation: Instantiation;
+  readonly #options: RealiseOptions;
+  readonly #job: Limiter;
+  readonly #needed = new OnceMap<StorePath, void>();
+  readonly #sources = new OnceMap<StorePath, void>();
+  /** Output path → the derivation that makes it. */
+  readonly #makers: ReadonlyMap<StorePath, StorePath>;
+  #failed = false;
+
+  constructor(context: RealiseContext, instantiation: Instantiation, options: RealiseOptions) {
+    this.#context = context;
+    this.#instantiation = instantiation;
+    this.#options = options;
+    this.#job = limiter(Math.max(1, options.jobs));
+    this.#makers = new Map(
+      [...instantiation.derivations].flatMap(([drvPath, { derivation }]) =>
+        outputPaths(derivation).map((path): [StorePath, StorePath] => [path, drvPath]),
+      ),
+    );
+  }
+
+  /** Makes all outputs of a derivation valid, once. */
+  need(drvPath: StorePath): Promise<void> {
+    const plan = planned(this.#instantiation, drvPath);
+    return this.#needed.get(drvPath, async () => {
+      if (this.#isValid(plan.derivation)) return;
+      await this.#needInputs(plan);
+      await this.#job(async () => {
+        throwIfAborted(this.#context.signal);
+        if (this.#failed && !this.#options.keepGoing)
+          throw new FlkError('FLK_DEPENDENCY_FAILED', `${plan.name} was not started after a failure`);
+        try {
+          await this.#exclusively(plan.derivation, () => this.#make(drvPath, plan));
+        } catch (error) {
+          this.#failed = true;
+          throw error;
+        }
+      });
+    });
+  }
+
+  /** Builds again beside what is there; tells whether what was there had to be put right. */
+  async rebuild(drvPath: StorePath): Promise<boolean> {
+    const plan = planned(this.#instantiation, drvPath);
+    // Built just now, or a fixed output, which cannot be anything else than what it was.
+    if (isBuiltin(plan.derivation)) {
+      for (const path of outputPaths(plan.derivation)) await this.#context.store.verifyPath(path);
+      return false;
+    }
+    await this.#needInputs(plan);
+    return this.#job(() =>
+      this.#exclusively(plan.derivation, () =>
+        this.#build(drvPath, plan, (taken) => this.#compare(plan, taken)),
+      ),
+    );
+  }
+
+  #isValid(derivation: Derivation): boolean {
+    return outputPaths(derivation).every((path) => this.#context.store.query(path) !== undefined);
+  }
+
+  async #needInputs({ name, derivation, toolchain }: PlannedDerivation): Promise<void> {
+    const drvs = new Set(derivation.inputDrvs.keys());
+    const sources = new Set(derivation.inputSrcs);
+    if (toolchain.kind === 'path') {
+      const maker = this.#makers.get(toolchain.path);
+      if (maker) drvs.add(maker);
+      else sources.add(toolchain.path);
+    }
+    const results = await Promise.allSettled([...drvs].map((drvPath) => this.need(drvPath)));
+    const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
+    if (failures.length > 0) throw combined(name, failures);
+    await Promise.all(
+      [...sources].map((path) =>
+        this.#source(path).catch((error) => {
+          throw asFlkError(error).within(name);
+        }),
+      ),
+    );
+  }
+
+  #source(path: StorePath): Promise<void> {
+    return this.#sources.get(path, async () => {
+      if (this.#context.store.query(path)) return;
+      const make = this.#instantiation.sources.get(path);
+      if (!make) throw new FlkError('FLK_INTERNAL', `nothing says how to make the source ${path}`);
+      throwIfAborted(this.#context.signal);
+      await make();
+    });
+  }
+
+  /** Holds the outputs' locks. Another flk that builds the same is waited for, as long as it takes. */
+  async #exclusively<T>(derivation: Derivation, work: () => Promise<T>): Promise<T> {
+    const { store, signal } = this.#context;
+    for (;;) {
+      let begun = false;
+      try {
+        return await store.withPathLocks(outputPaths(derivation), async () => {
+          begun = true;
+          throwIfAborted(signal);
+          return await work();
+        });
+      } catch (error) {
+        if (begun || !(error instanceof FlkError) || error.code !== 'FLK_LOCK_BUSY') throw error;
+        throwIfAborted(signal);
+      }
+    }
+  }
+
+  async #make(drvPath: StorePath, plan: PlannedDerivation): Promise<void> {
+    // While we waited for the lock, another process may have done it.
+    if (this.#isValid(plan.derivation)) return;
+    if (isBuiltin(plan.derivation)) {
+      await runBuiltin(drvPath, plan.derivation, this.#context).catch((error: unknown) => {
+        throw asFlkError(error).within(plan.name);
+      });
+    } else {
+      await this.#build(drvPath, plan, (taken) => this.#context.store.register(taken));
+    }
+    this.built.push(drvPath);
+  }
+
+  /** Runs the builder, hands what it left to `take`, and removes what is then still there. */
+  #build<T>(
+    drvPath: StorePath,
+    plan: PlannedDerivation,
+    take: (taken: readonly TakenOutput[]) => Promise<T>,
+  ): Promise<T> {
+    const { store, engine, reporter, signal } = this.#context;
+    const { name, derivation, toolchain } = plan;
+    const limits = limitsOf(this.#options);
+    return span(reporter, { type: 'build', name, drvPath }, async ({ log }) => {
+      const closure = this.#closure(plan);
+      const kept = await BuildLog.create(store.root, drvPath);
+      try {
+        const built = await engine
+          .build({
+            drvPath,
+            derivation,
+            closure,
+            toolchain,
+            limits,
+            cores: this.#options.cores,
+            log: (line) => {
+              kept.add(line);
+              log(line);
+            },
+            ...(signal ? { signal } : {}),
+          })
+          .catch((error: unknown) => {
+            throw kept.explain(name, error);
+          });
+        try {
+          const taken = await takeOutputs(built.outputs, {
+            drvPath,
+            derivation,
+            closure,
+            maxBytes: limits.maxOutputBytes,
+            ...(signal ? { signal } : {}),
+          });
+          throwIfAborted(signal);
+          return await take(taken);
+        } catch (error) {
+          throw asFlkError(error).within(name);
+        } finally {
+          await built.dispose();
+        }
+      } finally {
+        await kept.close();
+      }
+    });
+  }
+
+  /** All that the builder may see. */
+  #closure({ derivation, toolchain }: PlannedDerivation): StorePath[] {
+    const direct = new Set(derivation.inputSrcs);
+    if (toolchain.kind === 'path') direct.add(toolchain.path);
+    for (const [drvPath, names] of derivation.inputDrvs) {
+      const input = planned(this.#instantiation, drvPath);
+      for (const name of names) {
+        const output = input.derivation.outputs.get(name);
+        if (!output) throw new FlkError('FLK_DERIVATION_INVALID', `${input.name} has no output ${name}`);
+        direct.add(output.path);
+      }
+    }
+    return this.#context.store.closure(direct);
+  }
+
+  async #compare(plan: PlannedDerivation, taken: readonly TakenOutput[]): Promise<boolean> {
+    const { store } = this.#context;
+    const differing: string[] = [];
+    const corrupt: TakenOutput[] = [];
+    for (const output of taken) {
+      const { path, narHash } = output.info;
+      const intact = await store.verifyPath(path).then(
+        () => true,
+        (error: unknown) => {
+          if (error instanceof FlkError && error.code === 'FLK_STORE_CORRUPT') return false;
+          throw error;
+        },
+      );
+      if (store.query(path)?.narHash === narHash) {
+        if (!intact) corrupt.push(output);
+        continue;
+      }
+      const lines = await differences(store.tree(path), walkPath(output.staged));
+      differing.push(...lines.map((line) => `${path}: ${line}`));
+    }
+    if (differing.length > 0)
+      throw new FlkError('FLK_BUILD_NOT_REPRODUCIBLE', `building ${plan.name} again gave other bytes`, {
+        facts: { [differing.length === 1 ? 'differs' : 'differ']: shortened(differing).join('\n') },
+      });
+    if (corrupt.length > 0) await store.register(corrupt, { replace: true });
+    return corrupt.length > 0;
+  }
+}
+
+/** Nobody reads more; the count tells the rest. */
+const maxDifferences = 1000;
+
+const shortened = (lines: readonly string[]): readonly string[] =>
+  lines.length <= maxDifferences
+    ? lines
+    : [...lines.slice(0, maxDifferences), `and ${lines.length - maxDifferences} more`];
+
+function planned(instantiation: Instantiation, drvPath: StorePath): PlannedDerivation {
+  const found = instantiation.derivations.get(drvPath);
+  if (!found) throw new FlkError('FLK_INTERNAL', `${drvPath} is not among the derivations of this build`);
+  return found;
+}
+
+const outputPaths = (derivation: Derivation): StorePath[] =>
+  [...derivation.outputs.values()].map(({ path }) => path).sort(compareBytes);
+
+function limitsOf(options: RealiseOptions): BuildRequest['limits'] {
+  const { timeout, maxSilent } = options;
+  return {
+    ...(timeout === undefined ? {} : { timeout }),
+    ...(maxSilent === undefined ? {} : { maxSilent }),
+    maxOutputBytes: options.maxOutputBytes ?? defaultMaxOutput,
+    maxLogBytes: options.maxLogBytes ?? defaultMaxLog,
+  };
+}
+
+/** The failures of what `name` needs as one: the only one that counts, or all of them. */
+function combined(name: string, failures: readonly unknown[]): FlkError {
+  const errors = [...new Set(failures)].map(asFlkError);
+  const interrupted = errors.find((error) => error.code === 'FLK_INTERRUPTED');
+  if (interrupted) return interrupted;
+  // What was never started says nothing about why.
+  const causes = errors.filter((error) => error.code !== 'FLK_DEPENDENCY_FAILED' || error.trail.length > 0);
+  const [first, ...others] = causes.length > 0 ? causes : errors;
+  if (first && others.length === 0) return first.within(name);
+  return new FlkError('FLK_DEPENDENCY_FAILED', `${causes.length} of the things that ${name} needs failed`, {
+    facts: Object.fromEntries(causes.map((error) => [error.trail.at(-1) ?? error.code, error.message])),
+    trail: [name],
+    cause: first,
+  });
+}
+
+/** The file under `nix/var/log/flk/drvs` that keeps what a builder printed, and the end of it at hand. */
+class BuildLog {
+  readonly #path: string;
+  readonly #stream: ReturnType<typeof createWriteStream>;
+  readonly #last: string[] = [];
+  #phase: string | undefined;
+
+  private constructor(path: string) {
+    this.#path = path;
+    this.#stream = createWriteStream(path);
+    // A log that cannot be written (a full disk) is no reason to fail: the build itself will say it.
+    this.#stream.on('error', () => {});
+  }
+
+  static async create(root: string, drvPath: StorePath): Promise<BuildLog> {
+    const path = logPath(root, drvPath);
+    await mkdir(dirname(path), { recursive: true }).catch((error: unknown) => {
+      throw unwritable(dirname(path), error);
+    });
+    return new BuildLog(path);
+  }
+
+  add(line: string): void {
+    this.#stream.write(`${line}\n`);
+    this.#last.push(line);
+    if (this.#last.length > 20) this.#last.shift();
+    // As the phases runner announces them.
+    this.#phase = /^==> (\w+Phase)$/.exec(line)?.[1] ?? this.#phase;
+  }
+
+  close(): Promise<void> {
+    return new Promise((done) => {
+      this.#stream.once('close', done);
+      this.#stream.end();
+      if (this.#stream.closed) done();
+    });
+  }
+
+  /** What an engine threw, with the phase and the last lines, so that one need not look for the log. */
+  explain(name: string, error: unknown): FlkError {
+    const known = asFlkError(error);
+    if (!['FLK_BUILD_FAILED', 'FLK_BUILD_TIMEOUT', 'FLK_BUILD_OUTPUT_LIMIT'].includes(known.code))
+      return known.within(name);
+    const { log: _, ...facts } = known.facts;
+    const inPhase = this.#phase === undefined ? '' : ` in ${this.#phase}`;
+    return new FlkError(known.code, `${name}: ${known.message}${inPhase}`, {
+      facts: {
+        ...facts,
+        ...(this.#phase === undefined ? {} : { phase: this.#phase }),
+        ...(this.#last.length === 0 ? {} : { 'last lines': this.#last.join('\n') }),
+        log: this.#path,
+      },
+      hint: known.hint,
+      trail: [name, ...known.trail],
+      cause: error,
+    });
+  }
+}
+
+/** Where the log of a derivation's last build is kept: `nix/var/log/flk/drvs/xx/REST.drv`, plain text. */
+export function logPath(root: string, drvPath: StorePath): string {
+  const base = baseNameOf(drvPath);
+  return join(root, 'nix/var/log/flk/drvs', base.slice(0, 2), base.slice(2));
+}
+
+/**
+ * Makes `link` a symlink to `target` (a physical path) in one step and keeps what it leads to alive. Anything but a symlink that is
+ * there is not touched: FLK_FILE_UNWRITABLE.
+ */
+export async function resultLink(store: Store, link: string, target: string): Promise<void> {
+  const place = resolve(link);
+  const info = await lstat(place).catch((error: unknown) => {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw unwritable(place, error);
+  });
+  if (info && !info.isSymbolicLink())
+    throw new FlkError('FLK_FILE_UNWRITABLE', `${place} is not a symlink, so it is left as it is`, {
+      hint: 'move it away, or choose another place with --out-link',
+    });
+  if (!info || (await readlink(place).catch(() => undefined)) !== target) {
+    const staged = join(
+      dirname(place),
+      `.${basename(place)}.${process.pid}.${Math.random().toString(36).slice(2)}`,
+    );
+    try {
+      await symlink(target, staged);
+      await rename(staged, place);
+    } catch (error) {
+      await rm(staged, { force: true }).catch(() => {});
+      throw unwritable(place, error);
+    }
+  }
+  await store.addIndirectRoot(place);
+}
+
+function unwritable(path: string, error: unknown): FlkError {
+  return new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${path}: ${systemCode(error) ?? String(error)}`, {
+    cause: error,
+  });
+}
