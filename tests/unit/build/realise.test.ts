@@ -1,0 +1,500 @@
+/** Scheduling, locks, failures and what is registered, over a real store and an engine that builds in this process. */
+import { randomBytes } from 'node:crypto';
+import {
+  chmodSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { dirname, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { beforeEach, describe, expect, it } from 'vitest';
+import { FlkError } from '../../../src/base/errors.ts';
+import { type Event, silent } from '../../../src/base/events.ts';
+import type { BuildRequest, Engine, Toolchain } from '../../../src/build/engines/engine.ts';
+import type { Instantiation, PlannedDerivation } from '../../../src/build/instantiation.ts';
+import { logPath, type RealiseOptions, realise, resultLink } from '../../../src/build/realise.ts';
+import {
+  type Derivation,
+  derivationPath,
+  hashDerivationModulo,
+  withOutputPaths,
+} from '../../../src/formats/derivation.ts';
+import { hashTree } from '../../../src/formats/nar.ts';
+import { makeSourcePath, type StorePath } from '../../../src/formats/store-path.ts';
+import { openStore, type Store } from '../../../src/store/store.ts';
+import { temporaryFolder } from '../../support/temp.ts';
+import { file, treeFrom } from '../../support/trees.ts';
+
+/** What a package of these tests does instead of running a builder. */
+type Action = (request: BuildRequest, place: (name: string) => string) => Promise<void> | void;
+
+interface Spec {
+  readonly needs?: readonly string[];
+  readonly sources?: readonly StorePath[];
+  readonly outputs?: readonly string[];
+  readonly toolchain?: Toolchain;
+}
+
+/** Derivations by short names, and their instantiation. */
+class Graph {
+  readonly drvPaths = new Map<string, StorePath>();
+  readonly derivations = new Map<StorePath, PlannedDerivation>();
+  readonly sources = new Map<StorePath, () => Promise<void>>();
+  readonly #modulo = new Map<StorePath, Buffer>();
+
+  add(name: string, spec: Spec = {}): this {
+    const derivation = withOutputPaths(
+      name,
+      {
+        outputs: new Map((spec.outputs ?? ['out']).map((output) => [output, { hashAlgo: '', hash: '' }])),
+        inputDrvs: new Map((spec.needs ?? []).map((need) => [this.drv(need), ['out']])),
+        inputSrcs: spec.sources ?? [],
+        system: 'x86_64-linux',
+        builder: '/bin/sh',
+        args: [],
+        env: new Map([['name', name]]),
+      },
+      (path) => this.#modulo.get(path)!,
+    );
+    const drvPath = derivationPath(name, derivation);
+    this.#modulo.set(
+      drvPath,
+      hashDerivationModulo(derivation, (path) => this.#modulo.get(path)!),
+    );
+    this.drvPaths.set(name, drvPath);
+    this.derivations.set(drvPath, { derivation, name, toolchain: spec.toolchain ?? { kind: 'host' } });
+    return this;
+  }
+
+  drv(name: string): StorePath {
+    return this.drvPaths.get(name)!;
+  }
+
+  derivation(name: string): Derivation {
+    return this.derivations.get(this.drv(name))!.derivation;
+  }
+
+  out(name: string, output = 'out'): StorePath {
+    return this.derivation(name).outputs.get(output)!.path;
+  }
+
+  top(name: string): Instantiation {
+    return { top: this.drv(name), derivations: this.derivations, sources: this.sources };
+  }
+}
+
+class FakeEngine implements Engine {
+  readonly requests: string[] = [];
+  running = 0;
+  most = 0;
+  readonly #folder = temporaryFolder();
+  readonly #actions: Readonly<Record<string, Action>>;
+
+  constructor(actions: Readonly<Record<string, Action>> = {}) {
+    this.#actions = actions;
+  }
+
+  async build(request: BuildRequest) {
+    const name = request.derivation.env.get('name')!;
+    this.requests.push(name);
+    this.most = Math.max(this.most, ++this.running);
+    const folder = mkdtempSync(join(this.#folder, 'build-'));
+    const place = (output: string) => join(folder, output);
+    try {
+      const action = this.#actions[name];
+      if (action) await action(request, place);
+      else for (const output of request.derivation.outputs.keys()) writeFileSync(place(output), name);
+    } finally {
+      this.running--;
+    }
+    const outputs = new Map(
+      [...request.derivation.outputs.keys()]
+        .filter((output) => lstatSync(place(output), { throwIfNoEntry: false }))
+        .map((output) => [output, place(output)]),
+    );
+    return { outputs, dispose: async () => {} };
+  }
+}
+
+let root: string;
+let store: Store;
+
+beforeEach(async () => {
+  root = temporaryFolder();
+  store = await openStore(root);
+  return () => store.close();
+});
+
+const noDownload = (): never => {
+  throw new Error('nothing is downloaded here');
+};
+
+function run(
+  engine: Engine,
+  what: Instantiation,
+  options: Partial<RealiseOptions> = {},
+  signal?: AbortSignal,
+) {
+  const context = { store, engine, reporter: silent, download: noDownload };
+  return realise(signal ? { ...context, signal } : context, what, { jobs: 2, cores: 1, ...options });
+}
+
+async function failure(promise: Promise<unknown>): Promise<FlkError> {
+  const error = await promise.then(
+    () => undefined,
+    (thrown: unknown) => thrown,
+  );
+  if (error instanceof FlkError) return error;
+  throw error ?? new Error('it succeeded');
+}
+
+/** Everything below the root, with content, but for the database's own files. */
+function everything(folder = root, prefix = ''): string[] {
+  return readdirSync(folder, { withFileTypes: true })
+    .filter((entry) => !entry.name.startsWith('store.sqlite'))
+    .flatMap((entry) => {
+      const name = `${prefix}${entry.name}`;
+      if (entry.isDirectory()) return [`${name}/`, ...everything(join(folder, entry.name), `${name}/`)];
+      return [entry.isFile() ? `${name}: ${readFileSync(join(folder, entry.name), 'latin1')}` : name];
+    })
+    .sort();
+}
+
+describe('realise', () => {
+  it('builds what is needed, inputs first, each once, and registers it', async () => {
+    const graph = new Graph()
+      .add('base')
+      .add('left', { needs: ['base'] })
+      .add('right', { needs: ['base'] });
+    graph.add('top', { needs: ['left', 'right'] }).add('unneeded');
+    const engine = new FakeEngine({
+      top: ({ closure }, place) => {
+        expect(closure).toEqual([graph.out('left'), graph.out('right'), graph.out('base')].sort());
+        mkdirSync(place('out'));
+        writeFileSync(join(place('out'), 'refers'), `to ${graph.out('left')} and itself ${graph.out('top')}`);
+        chmodSync(join(place('out'), 'refers'), 0o640);
+      },
+      left: (_, place) => writeFileSync(place('out'), `left of ${graph.out('base')}`),
+      right: (_, place) => writeFileSync(place('out'), `right of ${graph.out('base')}`),
+    });
+    const realised = await run(engine, graph.top('top'));
+    expect(engine.requests[0]).toBe('base');
+    expect(engine.requests.slice(1, 3).sort()).toEqual(['left', 'right']);
+    expect(engine.requests.slice(3)).toEqual(['top']);
+    expect(realised.outputs).toEqual(new Map([['out', graph.out('top')]]));
+    expect(realised.built).toHaveLength(4);
+    expect(store.query(graph.out('top'))).toMatchObject({
+      references: [graph.out('left'), graph.out('top')].sort(),
+      deriver: graph.drv('top'),
+      ultimate: true,
+    });
+    const refers = lstatSync(join(store.physical(graph.out('top')), 'refers'));
+    expect([refers.mode & 0o7777, refers.mtimeMs]).toEqual([0o444, 1000]);
+    await store.verifyPath(graph.out('top'));
+    expect(readdirSync(join(root, 'nix/var/flk/stage'))).toEqual([]);
+  });
+
+  it('does nothing and writes nothing when it is there', async () => {
+    const graph = new Graph().add('base').add('top', { needs: ['base'] });
+    await run(new FakeEngine(), graph.top('top'));
+    const before = everything();
+    const engine = new FakeEngine();
+    expect((await run(engine, graph.top('top'))).built).toEqual([]);
+    expect(engine.requests).toEqual([]);
+    expect(everything()).toEqual(before);
+  });
+
+  it('materialises sources and toolchains only when something is built from them', async () => {
+    const tree = treeFrom(file('content'));
+    const { narHash } = await hashTree(tree);
+    const source = makeSourcePath('source', narHash);
+    let made = 0;
+    const graph = new Graph().add('one', { sources: [source] });
+    graph.add('two', { needs: ['one'], sources: [source], toolchain: { kind: 'path', path: source } });
+    graph.sources.set(source, async () => {
+      made++;
+      await store.addTree('source', tree);
+    });
+    await run(
+      new FakeEngine({
+        two: ({ closure }, place) => {
+          expect(closure).toContain(source);
+          writeFileSync(place('out'), '');
+        },
+      }),
+      graph.top('two'),
+    );
+    expect(made).toBe(1);
+    await run(new FakeEngine(), graph.top('two'));
+    expect(made).toBe(1);
+  });
+
+  it('keeps to --max-jobs', async () => {
+    const graph = new Graph();
+    const names = Array.from({ length: 8 }, (_, i) => `p${i}`);
+    for (const name of names) graph.add(name);
+    graph.add('top', { needs: names });
+    const slow: Action = async (_, place) => {
+      await sleep(20);
+      writeFileSync(place('out'), randomBytes(4));
+    };
+    const engine = new FakeEngine(Object.fromEntries(names.map((name) => [name, slow])));
+    await run(engine, graph.top('top'), { jobs: 3 });
+    expect(engine.most).toBe(3);
+  });
+
+  it('lets two realisations of one thing build it once', async () => {
+    const graph = new Graph().add('top');
+    const slow: Action = async (_, place) => {
+      await sleep(100);
+      writeFileSync(place('out'), '');
+    };
+    const engine = new FakeEngine({ top: slow });
+    const other = await openStore(root);
+    try {
+      await Promise.all([
+        run(engine, graph.top('top')),
+        realise({ store: other, engine, reporter: silent, download: noDownload }, graph.top('top'), {
+          jobs: 1,
+          cores: 1,
+        }),
+      ]);
+    } finally {
+      other.close();
+    }
+    expect(engine.requests).toEqual(['top']);
+  });
+
+  describe('a failure', () => {
+    const failing: Action = ({ log }) => {
+      log('==> buildPhase');
+      for (let i = 0; i < 30; i++) log(`line ${i}`);
+      throw new FlkError('FLK_BUILD_FAILED', 'the builder ended with exit status 2', {
+        facts: { status: 'exit status 2' },
+      });
+    };
+
+    it('is told with its phase, its last lines and the way to it, and leaves nothing but the log', async () => {
+      const graph = new Graph().add('broken').add('middle', { needs: ['broken'] });
+      graph.add('top', { needs: ['middle'] });
+      const error = await failure(run(new FakeEngine({ broken: failing }), graph.top('top')));
+      expect(error).toMatchObject({
+        code: 'FLK_BUILD_FAILED',
+        message: 'broken: the builder ended with exit status 2 in buildPhase',
+        trail: ['top', 'middle', 'broken'],
+      });
+      expect(error.facts['last lines']!.split('\n')).toEqual(
+        Array.from({ length: 20 }, (_, i) => `line ${i + 10}`),
+      );
+      expect(readFileSync(logPath(root, graph.drv('broken')), 'utf8').split('\n')).toHaveLength(32);
+      expect(readdirSync(join(root, 'nix/store'))).toEqual([]);
+    });
+
+    it('stops what is not started yet, unless told to keep going', async () => {
+      const graph = new Graph().add('broken').add('late').add('good');
+      graph.add('after-good', { needs: ['good'] }).add('top', { needs: ['broken', 'after-good', 'late'] });
+      const actions: Record<string, Action> = {
+        broken: failing,
+        good: async (_, place) => {
+          await sleep(30);
+          writeFileSync(place('out'), '');
+        },
+      };
+      const engine = new FakeEngine(actions);
+      expect(await failure(run(engine, graph.top('top')))).toMatchObject({ trail: ['top', 'broken'] });
+      expect(engine.requests.sort()).toEqual(['broken', 'good']);
+      // What was running came to its end and is kept.
+      expect(store.query(graph.out('good'))).toBeDefined();
+      const stubborn = new FakeEngine(actions);
+      await failure(run(stubborn, graph.top('top'), { keepGoing: true }));
+      expect(stubborn.requests.sort()).toEqual(['after-good', 'broken', 'late']);
+    });
+
+    it('of several things names them all', async () => {
+      const graph = new Graph()
+        .add('one')
+        .add('two')
+        .add('top', { needs: ['one', 'two'] });
+      const engine = new FakeEngine({ one: failing, two: failing });
+      const error = await failure(run(engine, graph.top('top'), { keepGoing: true, jobs: 1 }));
+      expect(error.code).toBe('FLK_DEPENDENCY_FAILED');
+      expect(Object.keys(error.facts).sort()).toEqual(['one', 'two']);
+    });
+
+    it('of a missing, invalid, cyclic or too large output registers none of them', async () => {
+      const graph = new Graph().add('p', { outputs: ['dev', 'out'] });
+      const attempt = (action: Action, options: Partial<RealiseOptions> = {}) =>
+        failure(run(new FakeEngine({ p: action }), graph.top('p'), options));
+      expect(await attempt((_, place) => writeFileSync(place('out'), ''))).toMatchObject({
+        code: 'FLK_BUILD_OUTPUT_MISSING',
+        facts: { wanted: graph.out('p', 'dev') },
+      });
+      const setuid = await attempt((_, place) => {
+        writeFileSync(place('dev'), '');
+        mkdirSync(place('out'));
+        writeFileSync(join(place('out'), 'su'), '');
+        chmodSync(join(place('out'), 'su'), 0o4755);
+      });
+      expect(setuid).toMatchObject({ code: 'FLK_BUILD_OUTPUT_INVALID', trail: ['p', 'output out'] });
+      expect(setuid.message).toContain('su');
+      const cyclic = await attempt((_, place) => {
+        writeFileSync(place('dev'), graph.out('p'));
+        writeFileSync(place('out'), graph.out('p', 'dev'));
+      });
+      expect(cyclic).toMatchObject({ code: 'FLK_BUILD_OUTPUT_INVALID' });
+      expect(cyclic.facts.found).toContain(graph.out('p', 'dev'));
+      const large: Action = (_, place) => {
+        writeFileSync(place('dev'), Buffer.alloc(600));
+        writeFileSync(place('out'), Buffer.alloc(600));
+      };
+      expect(await attempt(large, { maxOutputBytes: 1300 })).toMatchObject({
+        code: 'FLK_BUILD_OUTPUT_LIMIT',
+      });
+      expect(readdirSync(join(root, 'nix/store'))).toEqual([]);
+      await run(new FakeEngine({ p: large }), graph.top('p'), { maxOutputBytes: 3000 });
+    });
+
+    it('by an interruption starts nothing more', async () => {
+      const graph = new Graph().add('first').add('top', { needs: ['first'] });
+      const abort = new AbortController();
+      const engine = new FakeEngine({
+        first: (_, place) => {
+          writeFileSync(place('out'), '');
+          abort.abort();
+        },
+      });
+      const error = await failure(run(engine, graph.top('top'), {}, abort.signal));
+      expect(error.code).toBe('FLK_INTERRUPTED');
+      expect(engine.requests).toEqual(['first']);
+      expect(readdirSync(join(root, 'nix/store'))).toEqual([]);
+    });
+  });
+
+  describe('--rebuild', () => {
+    const constant: Action = (_, place) => {
+      mkdirSync(join(place('out'), 'bin'), { recursive: true });
+      writeFileSync(join(place('out'), 'bin/hello'), 'hello');
+    };
+
+    it('is content when the bytes are the same', async () => {
+      const graph = new Graph().add('p');
+      const engine = new FakeEngine({ p: constant });
+      await run(engine, graph.top('p'));
+      expect(await run(engine, graph.top('p'), { rebuild: true })).toMatchObject({
+        built: [],
+        repaired: false,
+      });
+      expect(engine.requests).toEqual(['p', 'p']);
+    });
+
+    it('names every file that differs and keeps what is there', async () => {
+      const graph = new Graph().add('p');
+      let time = 0;
+      const engine = new FakeEngine({
+        p: (request, place) => {
+          constant(request, place);
+          writeFileSync(join(place('out'), 'stamp'), String(++time));
+          writeFileSync(join(place('out'), `only-${time}`), '');
+          writeFileSync(join(place('out'), 'mode'), '', { mode: time === 1 ? 0o644 : 0o755 });
+          if (time === 1) symlinkSync('x', join(place('out'), 'kind'));
+          else mkdirSync(join(place('out'), 'kind'));
+        },
+      });
+      await run(engine, graph.top('p'));
+      const before = everything(store.physical(graph.out('p')));
+      const error = await failure(run(engine, graph.top('p'), { rebuild: true }));
+      expect(error.code).toBe('FLK_BUILD_NOT_REPRODUCIBLE');
+      expect(error.facts.differ!.split('\n').map((line) => line.slice(`${graph.out('p')}: `.length))).toEqual(
+        [
+          'kind (was a symlink, is a folder)',
+          'mode (was a file, is an executable file)',
+          'only-1 (missing in the new one)',
+          'only-2 (only in the new one)',
+          'stamp',
+        ],
+      );
+      expect(everything(store.physical(graph.out('p')))).toEqual(before);
+      expect(readdirSync(join(root, 'nix/var/flk/stage'))).toEqual([]);
+    });
+
+    it('puts a path right that is not what was put there', async () => {
+      const graph = new Graph().add('p');
+      const engine = new FakeEngine({ p: constant });
+      await run(engine, graph.top('p'));
+      const broken = join(store.physical(graph.out('p')), 'bin/hello');
+      chmodSync(broken, 0o644);
+      writeFileSync(broken, 'HELLO');
+      expect((await run(engine, graph.top('p'), { rebuild: true })).repaired).toBe(true);
+      expect(readFileSync(broken, 'utf8')).toBe('hello');
+      await store.verifyPath(graph.out('p'));
+    });
+
+    it('builds what it needs when only the package itself is left', async () => {
+      const graph = new Graph().add('base').add('p', { needs: ['base'] });
+      const engine = new FakeEngine();
+      await run(engine, graph.top('p'));
+      const emptied = await openStore(temporaryFolder());
+      try {
+        expect(engine.requests).toEqual(['base', 'p']);
+        await realise({ store: emptied, engine, reporter: silent, download: noDownload }, graph.top('p'), {
+          jobs: 1,
+          cores: 1,
+          rebuild: true,
+        });
+        expect(engine.requests).toEqual(['base', 'p', 'base', 'p', 'p']);
+      } finally {
+        emptied.close();
+      }
+    });
+  });
+
+  it('reports each build as a span with its lines', async () => {
+    const graph = new Graph().add('p');
+    const events: Event[] = [];
+    const engine = new FakeEngine({
+      p: ({ log }, place) => {
+        log('hi');
+        writeFileSync(place('out'), '');
+      },
+    });
+    const reporter = { emit: (event: Event) => void events.push(event) };
+    await realise({ store, engine, reporter, download: noDownload }, graph.top('p'), { jobs: 1, cores: 1 });
+    expect(events).toMatchObject([
+      { kind: 'start', activity: { type: 'build', name: 'p', drvPath: graph.drv('p') } },
+      { kind: 'log', line: 'hi' },
+      { kind: 'end', outcome: 'ok' },
+    ]);
+  });
+});
+
+describe('resultLink', () => {
+  it('makes, keeps and replaces a symlink, and makes it a root', async () => {
+    const link = join(temporaryFolder(), 'result');
+    await resultLink(store, link, '/one');
+    await resultLink(store, link, '/one');
+    await resultLink(store, link, '/two');
+    expect(readlinkSync(link)).toBe('/two');
+    expect(readdirSync(dirname(link))).toEqual(['result']);
+    const roots = join(root, 'nix/var/nix/gcroots/auto');
+    expect(readdirSync(roots).map((name) => readlinkSync(join(roots, name)))).toEqual([link]);
+  });
+
+  it('leaves anything else alone', async () => {
+    const folder = temporaryFolder();
+    writeFileSync(join(folder, 'file'), 'mine');
+    mkdirSync(join(folder, 'folder'));
+    for (const name of ['file', 'folder', 'no/such/folder'])
+      expect(await failure(resultLink(store, join(folder, name), '/x'))).toMatchObject({
+        code: 'FLK_FILE_UNWRITABLE',
+      });
+    expect(readFileSync(join(folder, 'file'), 'utf8')).toBe('mine');
+    expect(existsSync(join(folder, 'folder'))).toBe(true);
+  });
+});
