@@ -8,12 +8,12 @@ set -f
 unset IFS CDPATH ENV NIX_LOG_FD TEMPDIR TEMP TMP TMPDIR
 
 umask 022
+PATH=/bin:/usr/bin:/sbin:/usr/sbin
 NIX_BUILD_TOP=${NIX_BUILD_TOP:-$PWD}
 cd "$NIX_BUILD_TOP"
 mkdir home
 HOME=$NIX_BUILD_TOP/home
 TMPDIR=$NIX_BUILD_TOP
-PATH=/bin:/usr/bin:/sbin:/usr/sbin
 TERM=dumb
 TZ=${TZ-UTC}
 LC_ALL=${LC_ALL-C}
@@ -29,11 +29,13 @@ for flk_input in $buildInputs; do
   flk_prefix=$flk_prefix:$flk_input
   if [ -d "$flk_input/bin" ]; then flk_bin=$flk_bin$flk_input/bin:; fi
   if [ -d "$flk_input/include" ]; then flk_include=$flk_include:$flk_input/include; fi
-  if [ -d "$flk_input/lib" ]; then flk_lib=$flk_lib:$flk_input/lib; fi
-  if [ -d "$flk_input/lib64" ] && ! [ -L "$flk_input/lib64" ]; then flk_lib=$flk_lib:$flk_input/lib64; fi
-  for flk_dir in lib/pkgconfig lib64/pkgconfig share/pkgconfig; do
-    if [ -d "$flk_input/$flk_dir" ]; then flk_pkg_config=$flk_pkg_config:$flk_input/$flk_dir; fi
+  flk_dirs='lib lib64'
+  if [ -L "$flk_input/lib64" ]; then flk_dirs=lib; fi
+  for flk_dir in $flk_dirs; do
+    if [ -d "$flk_input/$flk_dir" ]; then flk_lib=$flk_lib:$flk_input/$flk_dir; fi
+    if [ -d "$flk_input/$flk_dir/pkgconfig" ]; then flk_pkg_config=$flk_pkg_config:$flk_input/$flk_dir/pkgconfig; fi
   done
+  if [ -d "$flk_input/share/pkgconfig" ]; then flk_pkg_config=$flk_pkg_config:$flk_input/share/pkgconfig; fi
   if [ -d "$flk_input/share/aclocal" ]; then flk_aclocal=$flk_aclocal:$flk_input/share/aclocal; fi
 done
 PATH=$flk_bin$PATH
@@ -86,7 +88,7 @@ for flk_patch in ${patches-}; do
   patch -p1 -i "$flk_patch"
 done
 
-unset flk_input flk_bin flk_include flk_lib flk_pkg_config flk_aclocal flk_prefix flk_dir flk_own flk_name flk_patch
+unset flk_input flk_bin flk_include flk_lib flk_pkg_config flk_aclocal flk_prefix flk_dirs flk_dir flk_own flk_name flk_patch
 unset -f flk_search flk_unpack
 set +f
 
