@@ -38,8 +38,8 @@ export class Findings {
     this.#byPlace.set(place, {
       file: this.file,
       range,
-      message,
-      ...(suggestion === undefined ? {} : { suggestion }),
+      message: printable(message),
+      ...(suggestion === undefined ? {} : { suggestion: printable(suggestion) }),
     });
   }
 
@@ -58,6 +58,9 @@ export class Findings {
     );
   }
 }
+
+/** Names from the file are repeated in messages, and the file may be hostile. */
+const printable = (text: string): string => text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '\ufffd');
 
 /** One-based line and column (in code points, tabs count one) of an offset. */
 export function positionOf(text: string, offset: number): { line: number; column: number } {

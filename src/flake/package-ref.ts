@@ -73,13 +73,16 @@ export function isInnerPath(path: string): boolean {
 }
 
 function assertName(pattern: RegExp, name: string, text: string, what: string): void {
-  if (!pattern.test(name)) throw refError(text, `"${name}" cannot be ${what}`);
+  if (pattern.test(name)) return;
+  throw refError(text, name === '' ? `${what} is missing` : `${quoted(name)} cannot be ${what}`);
 }
 
 const refError = (text: string, why: string): FlkError =>
-  new FlkError('FLK_REF_INVALID', `"${text}" is no reference: ${why}`, {
+  new FlkError('FLK_REF_INVALID', `${quoted(text)} is no reference: ${why}`, {
     hint: 'write #package, input#package or input#package.output',
   });
+
+const quoted = (text: string): string => `"${text.length > 100 ? `${text.slice(0, 100)}…` : text}"`;
 
 /** The reference with its `#`, so that it means the same in every place. */
 export function printPackageRef(ref: PackageRef): string {
@@ -111,8 +114,8 @@ export function parseTemplate(
     const close = text.indexOf('}}', open);
     if (close < 0) {
       fault(open, open + 2, '{{ is never closed');
-      at = open + 2;
-      continue;
+      at = open;
+      break;
     }
     at = close + 2;
     try {
