@@ -87,10 +87,13 @@ function unsatisfied(
   shape: string | undefined,
 ): FlkError {
   const near = nearestTo(candidates, wanted);
-  const names = (near.length > 0 ? near.map(({ tag }) => tag) : tags.slice(0, 100))
-    .map(({ name }) => name)
-    .slice(0, 6);
-  if (near.length === 0) names.sort();
+  const names =
+    near.length > 0
+      ? near.map(({ tag }) => tag.name)
+      : tags
+          .map(({ name }) => name)
+          .sort()
+          .slice(0, 6);
   const prerelease = candidates.find(({ version }) =>
     semver.satisfies(version, wanted, { includePrerelease: true }),
   );

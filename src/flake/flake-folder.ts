@@ -1,0 +1,87 @@
+/** A flake where its files are: a folder in a fetched tree or in the tree at hand, and what lies there. */
+import { posix } from 'node:path';
+import type { SourceFile } from '../base/diagnostics.ts';
+import { FlkError } from '../base/errors.ts';
+import { type FlakeRef, type PathRef, printFlakeRef, refKey } from './flake-ref.ts';
+import { type LockFile, parseLockFile } from './lock-file.ts';
+import type { Manifest } from './manifest-model.ts';
+import type { Fetched } from './source.ts';
+
+export type ReadManifest = (file: SourceFile) => Manifest | Promise<Manifest>;
+
+export interface FlakeFolder {
+  /** By its path from the tree's root; undefined when there is no such regular file. */
+  readonly readFile: (path: string) => Promise<Buffer | undefined>;
+  /** The flake's folder from the tree's root; empty for the root itself. */
+  readonly dir: string;
+  /** The tree as a person knows it, in front of a file's path; empty for the tree at hand. */
+  readonly name: string;
+  /** Equal for equal trees. */
+  readonly treeKey: string;
+  /** From another machine: it has no say about folders of this one. */
+  readonly remote: boolean;
+}
+
+export function fetchedFolder({ locked, tree }: Fetched): FlakeFolder {
+  const { dir = '', ...whole } = locked;
+  return {
+    readFile: (path) => tree.readFile(path),
+    dir,
+    name: printFlakeRef(
+      locked.type === 'git' ? { type: 'git', url: locked.url } : { type: 'path', path: locked.path },
+    ),
+    treeKey: refKey(whole as FlakeRef),
+    remote: locked.type === 'git' && !locked.url.startsWith('file:'),
+  };
+}
+
+/** The folder that a relative reference in `from`'s manifest means. Throws FLK_REF_INVALID when it leaves the tree. */
+export function relativeFolder(from: FlakeFolder, ref: PathRef): FlakeFolder {
+  const dir = posix.join(from.dir, ref.path, ref.dir ?? '').replace(/^\.$|\/$/g, '');
+  if (dir === '..' || dir.startsWith('../'))
+    throw new FlkError(
+      'FLK_REF_INVALID',
+      `${printFlakeRef(ref)} leads out of ${from.name || 'the tree that holds this flake'}`,
+      { hint: 'a relative path stays within the repository; use git+https: or git+file: for another one' },
+    );
+  return { ...from, dir };
+}
+
+/** `NAME/dir/flake.yaml`, as errors call it. */
+function pathIn(folder: FlakeFolder, file = ''): string {
+  return [folder.name, folder.dir, file].filter((part) => part !== '').join('/');
+}
+
+/** Throws FLK_MANIFEST_MISSING, and what `readManifest` throws. */
+export async function manifestIn(folder: FlakeFolder, readManifest: ReadManifest): Promise<Manifest> {
+  const bytes = await folder.readFile(posix.join(folder.dir, 'flake.yaml'));
+  if (bytes !== undefined) {
+    const path = pathIn(folder, 'flake.yaml');
+    return readManifest({ path, text: utf8(bytes, path, 'FLK_MANIFEST_INVALID') });
+  }
+  const nix = await folder.readFile(posix.join(folder.dir, 'flake.nix'));
+  const place = pathIn(folder) || 'this folder';
+  throw new FlkError(
+    'FLK_MANIFEST_MISSING',
+    nix === undefined
+      ? `there is no flake.yaml in ${place}`
+      : `${place} has a flake.nix but no flake.yaml, and flk does not read flake.nix`,
+    { hint: 'if only its files are wanted, add flake: false to the input' },
+  );
+}
+
+/** The flake's own lock; undefined when it has none. */
+export async function lockIn(folder: FlakeFolder): Promise<LockFile | undefined> {
+  const bytes = await folder.readFile(posix.join(folder.dir, 'flake.lock'));
+  if (bytes === undefined) return undefined;
+  const path = pathIn(folder, 'flake.lock');
+  return parseLockFile({ path, text: utf8(bytes, path, 'FLK_LOCK_INVALID') });
+}
+
+function utf8(bytes: Buffer, path: string, code: 'FLK_MANIFEST_INVALID' | 'FLK_LOCK_INVALID'): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw new FlkError(code, `${path} is not UTF-8`, { cause });
+  }
+}

@@ -1,0 +1,113 @@
+/** What changed between two locks, as data and in the words of Nix's list. */
+import { type FlakeRef, printFlakeRef, refKey } from './flake-ref.ts';
+import { comparePaths, LockGraph, printInputPath } from './graph.ts';
+import type { LockEdge, LockFile } from './lock-file.ts';
+import type { InputPath } from './package-ref.ts';
+
+/** What an input leads to in one of the locks. */
+export type Pinned =
+  | { readonly kind: 'node'; readonly locked: FlakeRef; readonly tag?: string }
+  | { readonly kind: 'follows'; readonly path: InputPath };
+
+export type LockChange =
+  | { readonly kind: 'added'; readonly input: InputPath; readonly now: Pinned }
+  | { readonly kind: 'removed'; readonly input: InputPath; readonly was: Pinned }
+  | { readonly kind: 'updated'; readonly input: InputPath; readonly was: Pinned; readonly now: Pinned };
+
+/** In the order of input paths. What an input is declared as is not looked at, only where it leads. */
+export function diffLocks(was: LockFile, now: LockFile): readonly LockChange[] {
+  const before = pinnedInputs(was);
+  const after = pinnedInputs(now);
+  const changes: LockChange[] = [];
+  for (const [key, { input, pinned }] of after) {
+    const old = before.get(key)?.pinned;
+    if (!old) changes.push({ kind: 'added', input, now: pinned });
+    else if (keyOf(old) !== keyOf(pinned)) changes.push({ kind: 'updated', input, was: old, now: pinned });
+  }
+  for (const [key, { input, pinned }] of before)
+    if (!after.has(key)) changes.push({ kind: 'removed', input, was: pinned });
+  return changes.sort((a, b) => comparePaths(a.input, b.input));
+}
+
+function pinnedInputs(lock: LockFile): Map<string, { input: InputPath; pinned: Pinned }> {
+  const graph = new LockGraph(lock);
+  const inputs = new Map<string, { input: InputPath; pinned: Pinned }>();
+  for (const { path, edge } of graph.inputs()) {
+    const pinned = pinnedBy(graph, edge);
+    if (pinned) inputs.set(printInputPath(path), { input: path, pinned });
+  }
+  return inputs;
+}
+
+function pinnedBy(graph: LockGraph, edge: LockEdge): Pinned | undefined {
+  if (edge.kind === 'follows') return edge;
+  const { locked, flk } = graph.node(edge.key);
+  if (!locked) return undefined;
+  return { kind: 'node', locked, ...(flk?.tag === undefined ? {} : { tag: flk.tag }) };
+}
+
+function keyOf(pinned: Pinned): string {
+  return pinned.kind === 'follows'
+    ? `follows ${printInputPath(pinned.path)}`
+    : `${refKey(pinned.locked)} ${pinned.tag ?? ''}`;
+}
+
+/** Nix's list, without colours; a line more where tags or counts of commits are known. Ends in a newline unless empty. */
+export function printLockDiff(changes: readonly LockChange[]): string {
+  return changes
+    .flatMap(linesOf)
+    .map((line) => `${line}\n`)
+    .join('');
+}
+
+function linesOf(change: LockChange): string[] {
+  const input = `input '${printInputPath(change.input)}'`;
+  switch (change.kind) {
+    case 'added':
+      return [`• Added ${input}:`, `    ${describe(change.now)}`, ...detail(undefined, change.now)];
+    case 'removed':
+      return [`• Removed ${input}`];
+    case 'updated':
+      return [
+        `• Updated ${input}:`,
+        `    ${describe(change.was)}`,
+        `  → ${describe(change.now)}`,
+        ...detail(change.was, change.now),
+      ];
+  }
+}
+
+function describe(pinned: Pinned): string {
+  if (pinned.kind === 'follows') return `follows '${printInputPath(pinned.path)}'`;
+  const { lastModified } = pinned.locked;
+  return `'${printFlakeRef(pinned.locked)}'${lastModified === undefined ? '' : ` (${dateOf(lastModified)})`}`;
+}
+
+/** `2026-11-22`, in UTC; a date beyond what a calendar holds is given in seconds. */
+function dateOf(seconds: number): string {
+  const date = new Date(seconds * 1000);
+  return Number.isNaN(date.getTime()) ? `${seconds} s` : date.toISOString().replace(/T.*/, '');
+}
+
+function detail(was: Pinned | undefined, now: Pinned): string[] {
+  const parts = [tags(was, now), commits(was, now)].filter((part) => part !== '');
+  return parts.length === 0 ? [] : [`    ${parts.join(', ')}`];
+}
+
+function tags(was: Pinned | undefined, now: Pinned): string {
+  const before = was?.kind === 'node' ? was.tag : undefined;
+  const after = now.kind === 'node' ? now.tag : undefined;
+  if (after === undefined) return before === undefined ? '' : `tag ${before} → none`;
+  return before === undefined || before === after ? `tag ${after}` : `tag ${before} → ${after}`;
+}
+
+/** Of one repository; counts of two say nothing about each other. */
+function commits(was: Pinned | undefined, now: Pinned): string {
+  if (was?.kind !== 'node' || now.kind !== 'node') return '';
+  const [old, young] = [was.locked, now.locked];
+  if (old.type !== 'git' || young.type !== 'git' || old.url !== young.url) return '';
+  if (old.revCount === undefined || young.revCount === undefined || old.revCount === young.revCount)
+    return '';
+  const count = young.revCount - old.revCount;
+  return `${count > 0 ? '+' : '−'}${Math.abs(count)} ${Math.abs(count) === 1 ? 'commit' : 'commits'}`;
+}

@@ -1,0 +1,141 @@
+/** Locking: a manifest and its old lock in, the new lock out. `resolution.ts` has the rules. */
+import { compareBytes } from '../base/canonical.ts';
+import { limiter, OnceMap } from '../base/concurrency.ts';
+import { nearest } from '../base/diagnostics.ts';
+import { FlkError } from '../base/errors.ts';
+import { type Reporter, silent, span } from '../base/events.ts';
+import type { ReadManifest } from './flake-folder.ts';
+import { type FlakeRef, refKey } from './flake-ref.ts';
+import { LockGraph, printInputPath } from './graph.ts';
+import type { LockEdge, LockFile, LockNode } from './lock-file.ts';
+import type { Manifest } from './manifest-model.ts';
+import type { InputPath } from './package-ref.ts';
+import { type Draft, Resolution } from './resolution.ts';
+import type { Fetched, Source, Tag } from './source.ts';
+
+export interface LockOptions {
+  readonly manifest: Manifest;
+  readonly previous?: LockFile | undefined;
+  readonly source: Source;
+  /** For the manifests of inputs; their `path` says where they are from. */
+  readonly readManifest: ReadManifest;
+  /** Which inputs to move; `all` are the root's own, except those that are frozen. Default: none. */
+  readonly update?: 'none' | 'all' | readonly InputPath[];
+  /** Pins below a moved input move too. `all` does so anyway. */
+  readonly deep?: boolean;
+  /** From the command line, by path (`greet/base`). Relative references must have been made absolute. */
+  readonly overrides?: ReadonlyMap<string, FlakeRef>;
+  /** Reads a file of the tree that holds the root flake, by its path from that tree's root. */
+  readonly readRelative: (path: string) => Promise<Buffer | undefined>;
+  /** The root flake's folder in that tree, without slashes at its ends. Default: the tree's root. */
+  readonly rootDir?: string;
+  readonly reporter?: Reporter;
+  /** How many references are fetched at once. Default: 25. */
+  readonly maxConcurrency?: number;
+}
+
+/**
+ * The lock that the manifest should have. Equal to the previous one when nothing is to be changed; nothing is fetched then.
+ * Throws what the source, the manifests and the locks of inputs throw, with the trail of inputs; FLK_INPUT_UNKNOWN for an
+ * update of what does not exist; FLK_FOLLOWS_MISSING, FLK_FOLLOWS_CYCLE, FLK_INPUT_CYCLE, FLK_GRAPH_LIMIT,
+ * FLK_VERSION_UNSATISFIED.
+ */
+export async function lock(options: LockOptions): Promise<LockFile> {
+  const { manifest, reporter = silent, update = 'none', deep = false } = options;
+  const updates = update === 'none' ? [] : update === 'all' ? movable(manifest) : update;
+  for (const path of updates)
+    if (!manifest.inputs.has(path[0] ?? '')) throw unknownInput(path, [...manifest.inputs.keys()]);
+  return span(reporter, { type: 'lock', flake: manifest.file.path }, async () => {
+    const resolution = new Resolution({
+      manifest,
+      previous: options.previous,
+      readManifest: options.readManifest,
+      readRelative: options.readRelative,
+      rootDir: options.rootDir ?? '',
+      updates,
+      deep: deep || update === 'all',
+      overrides: options.overrides ?? new Map(),
+      source: deduplicated(options.source, options.maxConcurrency ?? 25),
+    });
+    const locked = numbered(await resolution.run());
+    checkUpdates(updates, resolution.visited, locked);
+    new LockGraph(locked).check();
+    for (const input of resolution.unusedOverrides())
+      reporter.emit({ kind: 'notice', notice: { type: 'unused-override', input: printInputPath(input) } });
+    return locked;
+  });
+}
+
+function movable(manifest: Manifest): InputPath[] {
+  return [...manifest.inputs].filter(([, input]) => !input.frozen && !input.follows).map(([name]) => [name]);
+}
+
+function checkUpdates(
+  updates: readonly InputPath[],
+  visited: ReadonlyMap<string, 'node' | 'follows'>,
+  locked: LockFile,
+): void {
+  for (const path of updates) {
+    const kind = visited.get(printInputPath(path));
+    if (kind === undefined) throw unknownInput(path, [...visited.keys()]);
+    if (kind === 'node') continue;
+    const target = new LockGraph(locked)
+      .inputs()
+      .find((input) => printInputPath(input.path) === printInputPath(path));
+    const followed = target?.edge.kind === 'follows' ? printInputPath(target.edge.path) : '';
+    throw new FlkError(
+      'FLK_INPUT_UNKNOWN',
+      `input ‘${printInputPath(path)}’ has no pin of its own: it follows ‘${followed}’`,
+      {
+        hint: `flk update ${followed}`,
+      },
+    );
+  }
+}
+
+function unknownInput(path: InputPath, known: readonly string[]): FlkError {
+  const wanted = printInputPath(path);
+  const meant = nearest(wanted, known);
+  return new FlkError('FLK_INPUT_UNKNOWN', `there is no input ‘${wanted}’ to update`, {
+    facts: { wanted, found: [...known].sort(compareBytes).slice(0, 20).join(', ') || 'no inputs' },
+    ...(meant === undefined ? {} : { hint: `did you mean ${meant}?` }),
+  });
+}
+
+/** One promise per distinct reference, and a bound on those that are under way. */
+function deduplicated(source: Source, maxConcurrency: number): Source {
+  const limit = limiter(maxConcurrency);
+  const fetches = new OnceMap<string, Fetched>();
+  const tags = new OnceMap<string, readonly Tag[]>();
+  return {
+    fetch: (ref) => fetches.get(refKey(ref), () => limit(() => source.fetch(ref))),
+    tags: (ref) => tags.get(refKey(ref), () => limit(() => source.tags(ref))),
+  };
+}
+
+/**
+ * Gives nodes their keys, as Nix does: depth first over the names of inputs in byte order, a node takes its input's name, and
+ * where that is taken the first free of `name_2`, `name_3`, …
+ */
+export function numbered(root: Draft): LockFile {
+  const nodes = new Map<string, LockNode>();
+  const taken = new Set<string>();
+  const lastNumber = new Map<string, number>();
+  const add = (name: string, { inputs, ...node }: Draft): string => {
+    let key = name;
+    // Counting on from the last number given, or a name shared by all nodes would cost the square of their count.
+    for (let n = lastNumber.get(name) ?? 2; taken.has(key); n++) {
+      key = `${name}_${n}`;
+      lastNumber.set(name, n);
+    }
+    taken.add(key);
+    const edges = new Map<string, LockEdge>();
+    nodes.set(key, { ...node, inputs: edges });
+    for (const input of [...inputs.keys()].sort(compareBytes)) {
+      const edge = inputs.get(input)!;
+      edges.set(input, edge.kind === 'node' ? { kind: 'node', key: add(input, edge.node) } : edge);
+    }
+    return key;
+  };
+  return { root: add('root', root), nodes };
+}
