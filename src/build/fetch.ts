@@ -142,7 +142,7 @@ async function withFetched<T>(
   }
   // Of several failures, the one about wrong bytes tells more than those about no bytes.
   const worst = failures.find((failure) => failure.exitStatus !== 3) ?? failures[0]!;
-  throw worst.within(spec.name);
+  throw worst;
 }
 
 async function fetchOne(
