@@ -33,7 +33,8 @@ function optionsFor(view: View, inside: Inside): string[] {
   }
   const flags = { 'read-only': '--ro-bind', writable: '--bind', 'as-is': '--dev-bind' };
   for (const mount of view.mounts) options.push(flags[mount.access], mount.source, mount.target);
-  options.push('--chdir', inside.cwd, '--clearenv');
-  for (const [name, value] of inside.env) options.push('--setenv', name, value);
+  options.push('--chdir', inside.cwd);
+  if (inside.env) options.push('--clearenv');
+  for (const [name, value] of inside.env ?? []) options.push('--setenv', name, value);
   return options;
 }

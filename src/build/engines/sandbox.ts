@@ -5,8 +5,8 @@ import type { View } from './view.ts';
 export interface Inside {
   /** The program, absolute, and its arguments. */
   readonly argv: readonly string[];
-  /** All of its environment. Names hold no `=`. */
-  readonly env: ReadonlyMap<string, string>;
+  /** All of its environment (names hold no `=`); undefined: that of the process that starts it. */
+  readonly env?: ReadonlyMap<string, string>;
   readonly cwd: string;
 }
 

@@ -7,34 +7,34 @@
  * util-linux need be. From inside a chroot the kernel allows no further user namespace, so there is no way back to privileges.
  */
 import { randomBytes } from 'node:crypto';
-import { lstat, mkdir, readFile, readlink, symlink, writeFile } from 'node:fs/promises';
+import { lstat, mkdir, readFile, readlink, rename, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { FlkError } from '../../base/errors.ts';
+import { toolPath } from './host.ts';
 import { type Confined, type Inside, type Sandbox, sandboxUser } from './sandbox.ts';
 import { devices, kernelFiles, type Mount, type View } from './view.ts';
 
 /**
  * $1 the new root, $2 where in it the old one is put for a moment, $3 a mount table (fstab), $4 further remounts, one to a line
- * as OPTIONS SPACE TARGET, $5 `isolated` or `host`; the rest is the command that goes on. Data comes in parameters and files
- * only. Without iproute2 and net-tools the loopback device is set up by perl (SIOCSIFFLAGS; every Debian has perl-base).
+ * as OPTIONS SPACE TARGET, $5 `isolated` or `host`, $6 the PATH for its own tools; the rest is the command that goes on. Data comes
+ * in parameters and files only. Nothing is exported and no folder entered, because the command may inherit both. Without iproute2
+ * and net-tools the loopback device is set up by perl (SIOCSIFFLAGS; every Debian has perl-base).
  */
 const script = `
 set -e
-root=$1 old=$2 table=$3 again=$4 kind=$5
-shift 5
-mount --rbind -- "$root" "$root"
-mount -a -T "$table"
-while read -r options target; do mount -o "$options" -- "$target"; done < "$again"
-if [ "$kind" = isolated ]; then
-  hostname localhost
-  ip link set lo up 2>/dev/null || ifconfig lo up 2>/dev/null ||
-    perl -e 'socket(S,2,2,0) && ioctl(S,0x8914,pack("a16s","lo",0x49))' 2>/dev/null || :
+flk_root=$1 flk_old=$2 flk_table=$3 flk_again=$4 flk_kind=$5 flk_path=$6
+shift 6
+tool() { PATH=$flk_path "$@"; }
+tool mount --rbind -- "$flk_root" "$flk_root"
+tool mount -a -T "$flk_table"
+while read -r flk_options flk_target; do tool mount -o "$flk_options" -- "$flk_target"; done < "$flk_again"
+if [ "$flk_kind" = isolated ]; then
+  tool hostname localhost
+  tool ip link set lo up 2>/dev/null || tool ifconfig lo up 2>/dev/null ||
+    tool perl -e 'socket(S,2,2,0) && ioctl(S,0x8914,pack("a16s","lo",0x49))' 2>/dev/null || :
 fi
-cd -- "$root"
-pivot_root . "$old"
-cd /
-umount -l "/$old"
-mount -o remount,bind,ro /
+( cd -- "$flk_root" && tool pivot_root . "$flk_old" )
+tool umount -l "/$flk_old"
+tool mount -o remount,bind,ro /
 { echo started >&3; } 2>&- || :
 exec "$@" 3>&-
 `;
@@ -90,11 +90,23 @@ async function confineIsolated(
     program: 'setpriv',
     args: [
       ...['--pdeathsig', 'KILL', 'unshare', '--user', '--map-root-user', '--mount', '--pid', '--net'],
-      ...['--ipc', '--uts', '--cgroup', '--fork', '--kill-child', '--', 'setsid', 'sh', '-c', script, 'flk'],
-      ...[tools, 'old', ...(await written(folder, table, again)), 'isolated'],
+      ...[
+        '--ipc',
+        '--uts',
+        '--cgroup',
+        '--fork',
+        '--kill-child',
+        '--',
+        'setsid',
+        '/bin/sh',
+        '-c',
+        script,
+        'flk',
+      ],
+      ...[tools, 'old', ...(await written(folder, table, again)), 'isolated', toolPath()],
       // CAP_SETFCAP alone stays: the kernel asks for it where user 0 is mapped into a namespace below.
       ...['setpriv', '--no-new-privs', '--inh-caps=-all', '--bounding-set=-all,+setfcap', '--'],
-      ...['env', '-i', '--', ...assignments(inside)],
+      ...['env', '-i', '--', ...assignments(inside.env ?? new Map())],
       ...[unshare, `--map-user=${sandboxUser.uid}`, `--map-group=${sandboxUser.gid}`],
       ...[`--root=/${name}`, `--wd=${inside.cwd}`, '--', ...inside.argv],
     ],
@@ -102,36 +114,45 @@ async function confineIsolated(
   };
 }
 
+/** The host as it is, with another /nix/store. Whoever is really root needs no user namespace and keeps all rights. */
 async function confineOnHost(unshare: string, view: View, folder: string, inside: Inside): Promise<Confined> {
   const host = await hostMounts();
   const table = view.mounts.map((mount) => bindLine(mount, view.root, host));
   const again = submounts(view.mounts, view.root, host);
+  const mayMount = await hasMountRight();
   const { getuid, getgid } = process;
+  const user = [`--map-user=${getuid?.() ?? 0}`, `--map-group=${getgid?.() ?? 0}`];
   return {
-    program: 'unshare',
+    program: unshare,
     args: [
-      ...['--user', '--map-root-user', '--mount', '--', 'sh', '-c', script, 'flk'],
-      ...[view.root, 'nix', ...(await written(folder, table, again)), 'host'],
-      ...['env', '-i', '--', ...assignments(inside)],
-      ...[unshare, `--map-user=${getuid?.() ?? 0}`, `--map-group=${getgid?.() ?? 0}`],
-      ...[`--wd=${inside.cwd}`, '--', ...inside.argv],
+      ...(mayMount ? ['--mount'] : ['--user', '--map-root-user', '--mount']),
+      ...['--', '/bin/sh', '-c', script, 'flk', view.root, 'nix'],
+      ...[...(await written(folder, table, again)), 'host', toolPath()],
+      ...(inside.env ? ['env', '-i', '--', ...assignments(inside.env)] : []),
+      ...[unshare, ...(mayMount ? [] : user), `--wd=${inside.cwd}`, '--', ...inside.argv],
     ],
     started: (status) => status.startsWith('started'),
   };
 }
 
-function assignments(inside: Inside): string[] {
-  return [...inside.env].map(([name, value]) => {
-    if (name === '' || name.includes('='))
-      throw new FlkError('FLK_DERIVATION_INVALID', `no environment variable can be named “${name}”`);
-    return `${name}=${value}`;
-  });
+/** CAP_SYS_ADMIN, bit 21 of the effective capabilities. Format: proc(5), status. */
+async function hasMountRight(): Promise<boolean> {
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(await readFile('/proc/self/status', 'utf8'));
+  return process.getuid?.() === 0 && ((BigInt(`0x${effective?.[1] ?? '0'}`) >> 21n) & 1n) === 1n;
 }
 
+function assignments(env: ReadonlyMap<string, string>): string[] {
+  return [...env].map(([name, value]) => `${name}=${value}`);
+}
+
+/** Replaced in one step: a view that is used again may be in use. */
 async function written(folder: string, table: string[], again: string[]): Promise<[string, string]> {
   const files: [string, string] = [join(folder, 'mounts'), join(folder, 'remounts')];
-  await writeFile(files[0], `${table.join('\n')}\n`);
-  await writeFile(files[1], again.map((entry) => `${entry}\n`).join(''));
+  for (const [i, lines] of [table, again].entries()) {
+    const staged = `${files[i]}.${randomBytes(6).toString('hex')}`;
+    await writeFile(staged, lines.map((entry) => `${entry}\n`).join(''));
+    await rename(staged, files[i]!);
+  }
   return files;
 }
 

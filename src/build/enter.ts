@@ -1,0 +1,98 @@
+/** Running programs of the store on this machine, where there may be no /nix/store. */
+import { lstat, mkdir, readdir, readlink, realpath, rename } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { FlkError, systemCode } from '../base/errors.ts';
+import { sha256, toNixBase32 } from '../formats/hash.ts';
+import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
+import type { Store } from '../store/store.ts';
+import { bubblewrap } from './engines/bubblewrap.ts';
+import { findTool, sandboxUnavailable } from './engines/host.ts';
+import { utilLinux } from './engines/unshare.ts';
+import { hostView, type View } from './engines/view.ts';
+
+export interface HostCommand {
+  /** Absolute. Start it with inherited stdio, environment and process group; its exit status is the program's. */
+  readonly command: string;
+  readonly args: readonly string[];
+}
+
+/**
+ * Whether a path works only where it, or what it refers to, is found at /nix/store, and this machine has it elsewhere. A path without
+ * references (a static program, a script for the host's shell) runs where it physically lies.
+ */
+export async function needsStore(store: Store, path: StorePath): Promise<boolean> {
+  if ((store.query(path)?.references.length ?? 0) === 0) return false;
+  return !(await isAtHome(store));
+}
+
+/**
+ * The command that runs `program`, a logical path (`/nix/store/…/bin/hello`) in a valid store path: itself where that is enough, else
+ * through a namespace in which this machine is as it is, but with the store at /nix/store; working folder, environment, user, terminal
+ * and signals stay. Throws FLK_SANDBOX_UNAVAILABLE where the machine has neither util-linux nor bubblewrap.
+ */
+export async function enterCommand(
+  store: Store,
+  program: string,
+  args: readonly string[],
+  cwd: string,
+): Promise<HostCommand> {
+  const path = storePathOf(program);
+  const inside = program.slice(path.length);
+  if (!(await needsStore(store, path))) return { command: join(store.physical(path), inside), args };
+  const { view, folder } = await storeView(store);
+  const entry = { argv: [program, ...args], cwd };
+  // util-linux becomes the program; bubblewrap would stand between it and the terminal's signals.
+  const unshare = await findTool('unshare');
+  const bwrap = unshare ? undefined : await findTool('bwrap');
+  const sandbox = unshare ? utilLinux(unshare) : bwrap ? bubblewrap(bwrap) : undefined;
+  if (!sandbox) throw await sandboxUnavailable([], 'open');
+  const { program: command, args: all } = await sandbox.confine(view, folder, entry);
+  return { command, args: all };
+}
+
+/** The store path in which a logical path lies. */
+function storePathOf(program: string): StorePath {
+  if (!program.startsWith(`${storeDir}/`))
+    throw new FlkError('FLK_STORE_PATH_INVALID', `${program} is not in ${storeDir}`);
+  return parseStorePath(program.split('/').slice(0, 4).join('/'));
+}
+
+async function isAtHome(store: Store): Promise<boolean> {
+  const physical = await realpath(join(store.root, storeDir));
+  return (await realpath(storeDir).catch(() => undefined)) === physical;
+}
+
+/**
+ * The host with this store at /nix/store. The folder that becomes `/` is kept, because programs may run in it long after flk; where
+ * the host's `/` has changed, there is a new one.
+ */
+async function storeView(store: Store): Promise<{ readonly view: View; readonly folder: string }> {
+  const stage = await store.stage();
+  try {
+    const made = join(stage.path, 'view');
+    await mkdir(join(made, 'root'), { recursive: true });
+    const view = await hostView(join(made, 'root'), [
+      { source: await realpath(join(store.root, storeDir)), target: storeDir, access: 'read-only' },
+    ]);
+    const folder = join(store.root, 'nix/var/flk/views', await keyOf(view.root));
+    await mkdir(dirname(folder), { recursive: true });
+    await rename(made, folder).catch((error: unknown) => {
+      // It is there: views of one name are equal.
+      if (!['EEXIST', 'ENOTEMPTY'].includes(systemCode(error) ?? '')) throw error;
+    });
+    return { view: { ...view, root: join(folder, 'root') }, folder };
+  } finally {
+    await stage.dispose();
+  }
+}
+
+/** Names the entries of a view's root and their kinds. */
+async function keyOf(root: string): Promise<string> {
+  const entries: string[][] = [];
+  for (const name of (await readdir(root)).sort()) {
+    const info = await lstat(join(root, name));
+    const link = info.isSymbolicLink() ? await readlink(join(root, name)) : '';
+    entries.push([name, info.isDirectory() ? 'folder' : 'file', link]);
+  }
+  return toNixBase32(sha256(JSON.stringify(entries))).slice(0, 32);
+}
