@@ -13,6 +13,7 @@ import { build } from 'esbuild';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const dist = join(root, 'dist');
+const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 
 /** Loaded from node_modules when first needed: native code, and isomorphic-git, which only a machine without git needs. */
 const external = ['libsql', 'lzma-native', 'isomorphic-git', 'isomorphic-git/*'];
@@ -52,7 +53,7 @@ const outputs = await Promise.all([
     entryPoints: ['src/index.ts'],
     outfile: 'dist/index.js',
     format: 'esm',
-    packages: 'external',
+    external: Object.keys(manifest.dependencies).flatMap((name) => [name, `${name}/*`]),
   }),
 ]);
 for (const { outputFiles } of outputs) for (const file of outputFiles) put(file.path, file.contents);

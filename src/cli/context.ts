@@ -8,6 +8,8 @@ import { PlainReport } from '../report/plain.ts';
 import type { Renderer } from '../report/renderer.ts';
 import { colours, noColours, type Palette } from '../report/text.ts';
 import { TtyReport } from '../report/tty.ts';
+import type { Sources } from '../sources/source.ts';
+import type { Store } from '../store/store.ts';
 import type { CommandName, Flags } from './options.ts';
 
 /** A place text goes to; `process.stdout` and `process.stderr` fit. */
@@ -24,6 +26,8 @@ export interface World {
   readonly cwd: string;
   readonly stdout: Terminal;
   readonly stderr: Terminal;
+  /** From now on Ctrl-C is the foreground program's own business, and other signals are passed on. */
+  handOverSignals(receive: (signal: NodeJS.Signals) => void): void;
 }
 
 export interface Folders {
@@ -46,7 +50,12 @@ export class Context {
   readonly signal: AbortSignal;
   /** Colours for stdout. */
   readonly paint: Palette;
+  /** A person watches stderr. */
+  readonly interactive: boolean;
+  readonly handOverSignals: World['handOverSignals'];
   readonly #stdout: Terminal;
+  #sources: Promise<Sources> | undefined;
+  #store: Promise<Store> | undefined;
 
   constructor(
     world: World,
@@ -69,6 +78,8 @@ export class Context {
     this.report = report;
     this.signal = signal;
     this.paint = paletteFor(world.stdout, world.env);
+    this.interactive = world.stderr.isTTY === true;
+    this.handOverSignals = (receive) => world.handOverSignals(receive);
     this.#stdout = world.stdout;
   }
 
@@ -78,6 +89,45 @@ export class Context {
 
   get offline(): boolean {
     return this.flags.offline || this.flags.frozen;
+  }
+
+  /** Whether flake.lock must stay as it is: asked for, or because a CI job that builds must not choose its inputs itself. */
+  get locked(): boolean {
+    return this.flags.frozen || (this.flags.locked ?? this.lockedByCi);
+  }
+
+  /** Whether only `CI=true` says so. */
+  get lockedByCi(): boolean {
+    const builds = this.command === 'build' || this.command === 'run';
+    return builds && this.env.CI === 'true' && this.flags.locked === undefined && !this.flags.frozen;
+  }
+
+  /** The same for the whole run: equal references have equal answers. */
+  sources(): Promise<Sources> {
+    this.#sources ??= import('../sources/source.ts').then(
+      ({ Sources }) =>
+        new Sources({
+          cacheFolder: this.folders.cache,
+          reporter: this.reporter,
+          signal: this.signal,
+          offline: this.offline,
+          refresh: this.flags.refresh,
+        }),
+    );
+    return this.#sources;
+  }
+
+  /** Opened once, closed when the command ends. */
+  store(): Promise<Store> {
+    this.#store ??= import('../store/store.ts').then(({ openStore }) => openStore(this.folders.store));
+    return this.#store;
+  }
+
+  /** Lets go of what was opened. */
+  async dispose(): Promise<void> {
+    const store = await this.#store?.catch(() => undefined);
+    this.#store = undefined;
+    store?.close();
   }
 
   /** Prints a command's result: the data itself under `--json`, else what `human` makes of it, if anything. */

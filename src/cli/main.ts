@@ -11,6 +11,13 @@ type Run = (context: Context) => Promise<number>;
 
 /** Each command is loaded when it is called. */
 const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
+  init: async () => (await import('./commands/init.ts')).runInit,
+  add: async () => (await import('./commands/add.ts')).runAdd,
+  lock: async () => (await import('./commands/lock.ts')).runLock,
+  update: async () => (await import('./commands/lock.ts')).runUpdate,
+  build: async () => (await import('./commands/build.ts')).runBuild,
+  run: async () => (await import('./commands/run.ts')).runRun,
+  metadata: async () => (await import('./commands/metadata.ts')).runMetadata,
   explain: async () => (await import('./commands/explain.ts')).runExplain,
 };
 
@@ -37,7 +44,11 @@ export async function runCommandLine(
     report = makeReport(world, asked.flags);
     const context = new Context(world, asked, report, signal);
     const run = await loaders[asked.command]();
-    return await run(context);
+    try {
+      return await run(context);
+    } finally {
+      await context.dispose();
+    }
   } catch (thrown) {
     return fail(thrown, argv, world, signal, report);
   } finally {
@@ -76,6 +87,7 @@ function fail(
 export function main(): void {
   const controller = new AbortController();
   let finished = false;
+  let receive: ((signal: NodeJS.Signals) => void) | undefined;
   const finish = (status: number): void => {
     finished = true;
     // Sockets kept alive and timers must not hold the process; what was written to a pipe or file on Linux is already there.
@@ -83,6 +95,11 @@ export function main(): void {
   };
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(name, () => {
+      if (receive) {
+        // A terminal's Ctrl-C reaches the program too, which is in our process group.
+        if (name !== 'SIGINT') receive(name);
+        return;
+      }
       if (controller.signal.aborted) process.exit(130);
       controller.abort(name);
       setTimeout(() => finish(130), graceMs).unref();
@@ -94,9 +111,26 @@ export function main(): void {
     // Nothing is left to wait for, yet the command has not ended: a promise was lost.
     if (!finished) process.exit(70);
   });
-  void runCommandLine(
-    process.argv.slice(2),
-    { env: process.env, cwd: process.cwd(), stdout: process.stdout, stderr: process.stderr },
-    controller.signal,
-  ).then(finish);
+  const world: World = {
+    env: process.env,
+    get cwd() {
+      return workingFolder();
+    },
+    stdout: process.stdout,
+    stderr: process.stderr,
+    handOverSignals: (taker) => {
+      receive = taker;
+    },
+  };
+  void runCommandLine(process.argv.slice(2), world, controller.signal).then(finish);
+}
+
+function workingFolder(): string {
+  try {
+    return process.cwd();
+  } catch (error) {
+    throw new FlkError('FLK_FILE_UNREADABLE', 'the folder that flk was started in does not exist any more', {
+      cause: error,
+    });
+  }
 }

@@ -1,0 +1,140 @@
+/** `flk build`: packages of flakes, locked, instantiated, realised and linked. */
+import { existsSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { resolve } from 'node:path';
+import { FlkError } from '../../base/errors.ts';
+import { version } from '../../base/version.ts';
+import { localEngine } from '../../build/engines/local.ts';
+import { type InstantiationContext, instantiate } from '../../build/instantiate.ts';
+import { realise, resultLink } from '../../build/realise.ts';
+import { splitFragment } from '../../flake/flake-ref.ts';
+import { parseManifest } from '../../flake/manifest.ts';
+import { parsePackageRef } from '../../flake/package-ref.ts';
+import type { StorePath } from '../../formats/store-path.ts';
+import { downloader } from '../../sources/download.ts';
+import type { Context } from '../context.ts';
+import { openLocked } from '../locking.ts';
+
+/** A package that lies in the store now. */
+export interface BuiltTarget {
+  readonly drvPath: StorePath;
+  /** Those that were asked for: name → path. */
+  readonly outputs: ReadonlyMap<string, StorePath>;
+  /** The package's own name, aliases resolved. */
+  readonly name: string;
+  /** What `flk run` starts in the output's `bin`, where the manifest says it. */
+  readonly mainProgram: string | undefined;
+}
+
+export async function runBuild(context: Context): Promise<number> {
+  const built = await buildTargets(context, context.args.length === 0 ? ['.'] : context.args);
+  if (!context.flags['no-link']) await linkResults(context, built);
+  const paths = built.flatMap(({ outputs }) => [...outputs.values()]);
+  context.answer(
+    built.map(({ drvPath, outputs }) => ({ drvPath, outputs: Object.fromEntries(outputs) })),
+    () => (context.flags['print-out-paths'] ? paths.join('\n') : ''),
+  );
+  return 0;
+}
+
+/** Locks each flake once and builds what is named, in the order given. With `--keep-going`, failures wait for the rest. */
+export async function buildTargets(
+  context: Context,
+  targets: readonly string[],
+): Promise<readonly BuiltTarget[]> {
+  if (context.lockedByCi) context.reporter.emit({ kind: 'notice', notice: { type: 'ci-locked' } });
+  const flakes = new Map<string, Promise<InstantiationContext>>();
+  const built: BuiltTarget[] = [];
+  const failures: unknown[] = [];
+  for (const target of targets) {
+    const { ref, fragment } = splitFragment(target);
+    const opened = flakes.get(ref) ?? instantiationContext(context, ref === '' ? '.' : ref);
+    flakes.set(ref, opened);
+    try {
+      built.push(await buildTarget(context, await opened, fragment ?? ''));
+    } catch (error) {
+      if (!context.flags['keep-going'] || context.signal.aborted) throw error;
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0) throw failures[0];
+  return built;
+}
+
+async function instantiationContext(context: Context, target: string): Promise<InstantiationContext> {
+  const { flake, manifest, lock } = await openLocked(context, target);
+  const [{ tree }, source, store] = await Promise.all([flake.tree(), context.sources(), context.store()]);
+  return {
+    lock,
+    root: { manifest, tree, dir: flake.dir },
+    source,
+    parseManifest: (file) => parseManifest(file, { flkVersion: version }),
+    system: hostSystem(),
+    store,
+    reporter: context.reporter,
+    download: downloader(context),
+    signal: context.signal,
+  };
+}
+
+async function buildTarget(
+  context: Context,
+  instantiation: InstantiationContext,
+  fragment: string,
+): Promise<BuiltTarget> {
+  const { name = 'default', ...ref } = parsePackageRef(`#${fragment}`, 'package');
+  const { flags } = context;
+  const { store, reporter, download, signal } = instantiation;
+  const planned = await instantiate(instantiation, { ...ref, name });
+  if (planned.hostToolchain.length > 0)
+    reporter.emit({ kind: 'notice', notice: { type: 'host-toolchain', packages: planned.hostToolchain } });
+  const engine = localEngine({ store, reporter, sandbox: flags['no-sandbox'] ? 'none' : 'auto' });
+  const { outputs } = await realise(
+    { store, engine, reporter, download, ...(signal === undefined ? {} : { signal }) },
+    planned,
+    {
+      jobs: flags['max-jobs'] ?? availableParallelism(),
+      cores: flags.cores || availableParallelism(),
+      keepGoing: flags['keep-going'],
+      rebuild: flags.rebuild,
+      ...(flags.timeout === undefined ? {} : { timeout: flags.timeout }),
+      ...(flags['max-silent-time'] === undefined ? {} : { maxSilent: flags['max-silent-time'] }),
+    },
+  );
+  return {
+    drvPath: planned.top,
+    outputs: new Map(planned.outputs.map((output) => [output, pathOf(outputs, output)])),
+    name: planned.declaration.name,
+    mainProgram: planned.declaration.meta.mainProgram,
+  };
+}
+
+function pathOf(outputs: ReadonlyMap<string, StorePath>, name: string): StorePath {
+  const path = outputs.get(name);
+  if (path === undefined) throw new FlkError('FLK_INTERNAL', `the build gave no output ${name}`);
+  return path;
+}
+
+/** `result`, `result-1` for the second package, with `-NAME` for outputs that are not `out`: as `nix build` names them. */
+async function linkResults(context: Context, built: readonly BuiltTarget[]): Promise<void> {
+  const store = await context.store();
+  const base = resolve(context.cwd, context.flags['out-link'] ?? 'result');
+  let elsewhere: StorePath | undefined;
+  for (const [index, { outputs }] of built.entries()) {
+    for (const [output, path] of outputs) {
+      const link = `${base}${index === 0 ? '' : `-${index}`}${output === 'out' ? '' : `-${output}`}`;
+      await resultLink(store, link, store.physical(path));
+      elsewhere ??= store.query(path)?.references.find((reference) => !existsSync(reference));
+    }
+  }
+  if (elsewhere !== undefined && !context.flags.quiet)
+    context.report.say(
+      `note: the result refers to ${elsewhere}, which is not at that place on this machine: start it with flk run`,
+    );
+}
+
+/** As Nix names this machine: `x86_64-linux`. */
+export function hostSystem(): string {
+  const cpu = { x64: 'x86_64', arm64: 'aarch64', ia32: 'i686', riscv64: 'riscv64', ppc64: 'powerpc64le' };
+  return `${Object.entries(cpu).find(([name]) => name === process.arch)?.[1] ?? process.arch}-${process.platform}`;
+}

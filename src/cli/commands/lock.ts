@@ -1,0 +1,49 @@
+/** `flk lock`, `flk lock --check`, `flk update`. */
+import type { Context } from '../context.ts';
+import { type Flake, openFlake, readManifest } from '../flake.ts';
+import {
+  exclusively,
+  type LockRequest,
+  lockFlake,
+  previousLock,
+  sayChanges,
+  staleError,
+  staleReasons,
+  writeLock,
+} from '../locking.ts';
+
+export async function runLock(context: Context): Promise<number> {
+  const target = context.args[0] ?? '.';
+  // Nearly always there is nothing to do, and then nothing is waited for, written or asked.
+  const flake = await openFlake(context, target);
+  const manifest = await readManifest(flake);
+  const previous = previousLock(context, flake);
+  const reasons = await staleReasons(context, flake, manifest, previous);
+  if (reasons.length === 0) return upToDate(context, flake);
+  if (context.flags.check) throw staleError(flake, previous, reasons);
+  return await exclusively(context, target, async (fresh) => await relock(context, fresh, {}));
+}
+
+export async function runUpdate(context: Context): Promise<number> {
+  const update = context.args.length === 0 ? 'all' : context.args.map((path) => path.split('/'));
+  return await exclusively(
+    context,
+    context.flags.flake ?? '.',
+    async (flake) => await relock(context, flake, { update }),
+  );
+}
+
+async function relock(context: Context, flake: Flake, request: LockRequest): Promise<number> {
+  const locked = await lockFlake(context, flake, await readManifest(flake), request);
+  if (!locked.changed) return upToDate(context, flake);
+  await writeLock(context, flake, locked);
+  await sayChanges(context, flake, locked);
+  context.answer({ lockFile: flake.lockPath ?? null, changed: true }, () => '');
+  return 0;
+}
+
+function upToDate(context: Context, flake: Flake): number {
+  if (context.interactive && !context.flags.quiet) context.report.say('flake.lock is up to date');
+  context.answer({ lockFile: flake.lockPath ?? null, changed: false }, () => '');
+  return 0;
+}
