@@ -59,7 +59,9 @@ function buildIn(
 ): Promise<BuiltOutputs | { readonly notStarted: readonly string[] }> {
   return inStage(store, async (folder, dispose) => {
     const scratch = await makeScratch(folder);
-    const view = await isolatedView(scratch, request.toolchain, request.closure, store.physical);
+    const view = await isolatedView(scratch, request.toolchain, request.closure, (path) =>
+      store.physical(path),
+    );
     const ended = await runIn(sandbox, view, folder, '/build', request);
     if (!ended.started) {
       await dispose();
@@ -115,7 +117,7 @@ function openEngine({ store, reporter }: LocalEngineOptions): Engine {
         } else {
           const view = await hostView(
             scratch.root,
-            await storeMounts(scratch, request.closure, store.physical),
+            await storeMounts(scratch, request.closure, (path) => store.physical(path)),
           );
           const unshare = await findTool('unshare');
           if (!unshare) throw await sandboxUnavailable([], 'open');
