@@ -28,7 +28,7 @@ export interface Store {
     tree: Tree,
     options?: { expected?: NarHash; references?: readonly StorePath[] },
   ): Promise<PathInfo>;
-  /** Writes a text object (`.drv` files). */
+  /** Writes a text object (`.drv` files). Many at once cost little more than one. */
   addText(name: string, contents: string, references: readonly StorePath[]): Promise<PathInfo>;
   /** A fresh folder on the store's file system, for staging; removed by `dispose`, or by the next flk when this one dies. */
   stage(): Promise<{ readonly path: string; dispose(): Promise<void> }>;
@@ -104,9 +104,17 @@ async function removeAbandoned(stages: string): Promise<void> {
   }
 }
 
+interface TextBatch {
+  readonly texts: Map<StorePath, { readonly info: PathInfo; readonly bytes: Buffer }>;
+  readonly written: Promise<void>;
+}
+
 class DiskStore implements Store {
   readonly #places: Places;
   readonly #database: StoreDatabase;
+  /** Texts that wait for their turn to be written. */
+  #batch: TextBatch | undefined;
+  #lastBatch: Promise<void> = Promise.resolve();
 
   constructor(places: Places, database: StoreDatabase) {
     this.#places = places;
@@ -176,11 +184,33 @@ class DiskStore implements Store {
     const { narHash, narSize } = await hashTree({ walk: async (sink) => sendFile(sink, bytes) });
     const ca = `text:sha256:${toNixBase32(sha256(bytes))}`;
     const info = computedHere({ path, narHash, narSize, references: sortedReferences(references), ca });
+    this.#batch ??= this.#openBatch();
+    this.#batch.texts.set(path, { info, bytes });
+    await this.#batch.written;
+    return info;
+  }
+
+  /** Texts that are added while earlier ones are written go to the disk together: a graph has thousands, each sync takes its time. */
+  #openBatch(): TextBatch {
+    const texts: TextBatch['texts'] = new Map();
+    const written = this.#lastBatch.then(() => {
+      this.#batch = undefined;
+      return this.#writeTexts(texts);
+    });
+    this.#lastBatch = written.catch(() => {});
+    return { texts, written };
+  }
+
+  async #writeTexts(texts: TextBatch['texts']): Promise<void> {
     const stage = await this.stage();
     try {
-      const staged = join(stage.path, 'text');
-      sendFile(restoreTree(staged), bytes);
-      return await this.#add({ info, staged });
+      const entries = [...texts.values()].map(({ info, bytes }) => {
+        const staged = join(stage.path, baseNameOf(info.path));
+        sendFile(restoreTree(staged), bytes);
+        return { info, staged };
+      });
+      // Without locks: a file takes another's place in one step, and whoever else writes this path writes the same bytes.
+      await this.register(entries);
     } finally {
       await stage.dispose();
     }
@@ -205,7 +235,7 @@ class DiskStore implements Store {
       for (const { info, staged } of wanted) {
         const place = this.physical(info.path);
         // What lies there without a record was left by a kill; with one it is corrupt.
-        if (exists(place)) {
+        if (exists(place) && !(isFile(place) && isFile(staged))) {
           trash ??= await this.stage();
           await move(place, join(trash.path, baseNameOf(info.path)));
         }
@@ -288,6 +318,8 @@ function sendFile(sink: TreeSink, contents: Buffer): void {
 }
 
 const exists = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false }) !== undefined;
+
+const isFile = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false })?.isFile() === true;
 
 /** Renames a canonical tree. A folder that moves to another parent must be writable for its owner, so it is for that moment. */
 async function move(from: string, to: string): Promise<void> {

@@ -296,8 +296,14 @@ export async function removeTree(path: string): Promise<void> {
   let left = 0;
 
   const removeFolder = async (here: BytePath): Promise<void> => {
-    for (const name of writing(here, () => readdirSync(onDisk(here), 'latin1')))
-      await remove(`${here}/${name}`);
+    const entries = writing(here, () =>
+      readdirSync(onDisk(here), { withFileTypes: true, encoding: 'latin1' }),
+    );
+    for (const entry of entries) {
+      const child = `${here}/${entry.name}`;
+      if (entry.isDirectory()) await remove(child);
+      else writing(child, () => unlinkSync(onDisk(child)));
+    }
   };
   const remove = async (here: BytePath): Promise<void> => {
     const info = writing(here, () => lstatSync(onDisk(here), { throwIfNoEntry: false }));
