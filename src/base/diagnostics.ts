@@ -33,14 +33,18 @@ export class Findings {
   }
 
   add(range: Range, message: string, suggestion?: string): void {
-    const place = `${range.start}-${range.end}`;
-    if (this.full || this.#byPlace.has(place)) return;
-    this.#byPlace.set(place, {
+    if (this.full || this.has(range)) return;
+    this.#byPlace.set(placeKey(range), {
       file: this.file,
       range,
       message: printable(message),
       ...(suggestion === undefined ? {} : { suggestion: printable(suggestion) }),
     });
+  }
+
+  /** Whether something was found in exactly this place. */
+  has(range: Range): boolean {
+    return this.#byPlace.has(placeKey(range));
   }
 
   get count(): number {
@@ -58,6 +62,8 @@ export class Findings {
     );
   }
 }
+
+const placeKey = ({ start, end }: Range): string => `${start}-${end}`;
 
 /** Names from the file are repeated in messages, and the file may be hostile. */
 const printable = (text: string): string => text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '\ufffd');
@@ -79,7 +85,8 @@ export function placeOf(diagnostic: Pick<Diagnostic, 'file' | 'range'>): string 
 /** The candidate nearest to what was written, if it is near enough to be what was meant (Damerau-Levenshtein). */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   let best: string | undefined;
-  let bestDistance = Math.max(1, Math.floor(word.length / 3)) + 1;
+  // A third of the letters may be wrong, never all of them.
+  let bestDistance = Math.min(word.length, Math.ceil(word.length / 3) + 1);
   for (const candidate of candidates) {
     const distance = editDistance(word.toLowerCase(), candidate.toLowerCase(), bestDistance);
     if (distance < bestDistance) {

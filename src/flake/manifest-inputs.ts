@@ -107,7 +107,7 @@ function readFollows(
   if (wrong === undefined) return path;
   findings.add(
     fields.get('follows')!.value.range,
-    `follows is a path over inputs' names, and "${wrong}" is none`,
+    `follows is a path over inputs’ names, and "${wrong}" is none`,
     'write base or greet/base',
   );
   return undefined;
@@ -132,12 +132,16 @@ function readRef(
   const ref = guarded(located, findings, () => parseFlakeRef(url));
   if (!ref || Object.keys(extra).length === 0) return ref;
   const own: Readonly<Record<string, unknown>> = { ...ref };
-  for (const word of Object.keys(extra)) {
+  const words = Object.keys(extra);
+  for (const word of words) {
     if (own[word] !== undefined && own[word] !== extra[word]) {
       findings.add(fields.get(word)!.key, `the url says ${word} too, and something else`, 'keep one of them');
     }
   }
-  return guarded(located, findings, () =>
+  // What the schema has said about one of these is not said again about all of them together.
+  const places = words.map((word) => fields.get(word)!.value);
+  if (places.some((place) => findings.has(place.range))) return ref;
+  return guarded(places.length === 1 ? places[0]! : located, findings, () =>
     refFromAttributes({ ...refToAttributes(ref), ...extra }, `input ${name}`),
   );
 }
@@ -157,7 +161,7 @@ function readVersion(
   if (ref && ref.type !== 'git') {
     findings.add(
       entry.key,
-      `version chooses among a Git repository's tags, and this input is a ${ref.type}`,
+      `version chooses among a Git repository’s tags, and this input is a ${ref.type}`,
       'remove version',
     );
   } else if (ref?.ref !== undefined || ref?.rev !== undefined) {

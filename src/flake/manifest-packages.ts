@@ -52,6 +52,8 @@ const notYet = ['storePath', 'narHash', 'cache', 'publicKey'];
 const reservedVariables =
   /^(name|system|builder|args|outputs|out|src|requiredSystemFeatures|allowed.*|allowSubstitutes|disallowed.*|outputHash.*|__.*|passAsFile|impureEnvVars|exportReferencesGraph|preferLocalBuild|buildInputs|patches|toolchain|\w+Phase|NIX_STORE|NIX_BUILD_.*|flk_.*)$/;
 
+const mostSystems = 50;
+
 /** Nix allows 211 characters in a store path's name; `.drv` comes on top of a derivation's. */
 const longestName = 207;
 
@@ -123,7 +125,7 @@ export class PackageReader {
     const [input] = ref.inputs;
     if (input !== undefined) {
       if (this.#inputs.has(input)) return true;
-      const near = nearest(input, this.#inputs);
+      const near = this.#nearest(input, this.#inputs);
       const advice = this.#names.has(input)
         ? `the package of that name is #${input}`
         : near
@@ -134,7 +136,7 @@ export class PackageReader {
     }
     const name = ref.name ?? 'default';
     if (!this.#names.has(name)) {
-      const near = nearest(name, this.#names);
+      const near = this.#nearest(name, this.#names);
       const advice = this.#inputs.has(name)
         ? `the default package of that input is ${name}#`
         : near
@@ -147,6 +149,11 @@ export class PackageReader {
     return true;
   }
 
+  /** Looking costs time that a list without end should not have. */
+  #nearest(name: string, names: ReadonlySet<string>): string | undefined {
+    return this.#findings.full ? undefined : nearest(name, names);
+  }
+
   #systemParts(located: Located): Map<string, LocatedMap> {
     const parts = new Map<string, LocatedMap>();
     for (const [system, { key, value }] of entriesOf(entriesOf(located).get('perSystem')?.value)) {
@@ -154,10 +161,15 @@ export class PackageReader {
       if (this.#systems.length > 0 && !this.#systems.includes(system)) {
         this.#findings.add(
           key,
-          `${system} is none of this flake's systems`,
+          `${system} is none of this flake’s systems`,
           near ? `did you mean ${near}?` : `they are ${this.#systems.join(', ')}`,
         );
       } else if (!checkSystem(system, key, this.#findings)) continue;
+      // Each one reads the whole package again.
+      if (parts.size === mostSystems) {
+        this.#findings.add(key, `a package differs on at most ${mostSystems} systems`);
+        break;
+      }
       if (value.kind === 'map') parts.set(system, value);
     }
     return parts;
@@ -188,7 +200,7 @@ export class PackageReader {
     const outputs = itemsOf(fields.get('outputs')?.value).flatMap((output) => textOf(output) ?? []);
     const longest = Math.max(0, ...outputs.map((output) => (output === 'out' ? 0 : output.length + 1)));
     if (name.length + (version === undefined ? 0 : version.length + 1) + longest > longestName) {
-      this.#findings.add(key, `a store path's name has at most ${longestName} characters`, 'shorten it');
+      this.#findings.add(key, `a store path’s name has at most ${longestName} characters`, 'shorten it');
     }
     if (kind === 'fetch') return this.#fetched(base, fields.get('fetch')!);
     if (kind === 'merge') return this.#merged(base, fields);
@@ -367,7 +379,7 @@ export class PackageReader {
       if (entry) {
         this.#findings.add(
           entry.key,
-          `${word} picks among this flake's own files`,
+          `${word} picks among this flake’s own files`,
           'remove it, or use path: ./dir',
         );
       }
@@ -375,7 +387,7 @@ export class PackageReader {
     return selection;
   }
 
-  /** `.` and `./x` are this flake's files; all else is a reference. */
+  /** `.` and `./x` are this flake’s files; all else is a reference. */
   #selected(located: Located, what: string): SourceSelection | undefined {
     const text = textOf(located);
     if (text === undefined) return undefined;
@@ -418,28 +430,24 @@ export class PackageReader {
   /** An alias of an alias … must end somewhere. */
   #checkAliases(packages: ReadonlyMap<string, PackageDeclaration>): void {
     const fine = new Set<string>();
-    for (const name of packages.keys()) {
-      const trail: string[] = [];
-      let at: string | undefined = name;
-      while (at !== undefined && !fine.has(at)) {
+    for (const start of packages.keys()) {
+      const trail = new Set<string>();
+      let at: string | undefined = start;
+      while (at !== undefined && !fine.has(at) && !trail.has(at)) {
+        trail.add(at);
         const declaration = packages.get(at);
-        if (trail.includes(at)) {
-          const circle = [...trail.slice(trail.indexOf(at)), at];
-          // Told once, at the member that stands first.
-          if (at === name) {
-            this.#findings.add(
-              declaration!.range,
-              `aliases go in a circle: ${circle.join(' → ')}`,
-              'point one of them at a package',
-            );
-          }
-          break;
-        }
-        trail.push(at);
-        at =
-          declaration?.kind === 'alias' && declaration.target.inputs.length === 0
-            ? declaration.target.name
-            : undefined;
+        const own = declaration?.kind === 'alias' && declaration.target.inputs.length === 0;
+        at = own ? declaration.target.name : undefined;
+      }
+      if (at !== undefined && trail.has(at)) {
+        const steps = [...trail];
+        const circle = [...steps.slice(steps.indexOf(at)), at];
+        if (circle.length > 10) circle.splice(5, circle.length - 10, '…');
+        this.#findings.add(
+          packages.get(at)!.range,
+          `aliases go in a circle: ${circle.join(' → ')}`,
+          'point one of them at a package',
+        );
       }
       for (const step of trail) fine.add(step);
     }

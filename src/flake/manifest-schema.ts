@@ -97,7 +97,10 @@ function describe(fault: SchemaFault, root: Located): Finding | undefined {
       return undefined;
     case 'minimum':
     case 'maximum':
-      return [value.range, `${name} must be ${String(params.comparison)} ${String(params.limit)}`];
+      return [
+        value.range,
+        `${name} must be ${fault.keyword === 'minimum' ? 'at least' : 'at most'} ${String(params.limit)}`,
+      ];
     default:
       return [value.range, `${name} is not what the schema asks for (${fault.keyword})`];
   }

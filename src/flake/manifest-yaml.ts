@@ -169,6 +169,14 @@ function reportSyntax(errors: readonly YAMLError[], text: string, findings: Find
       case 'NON_STRING_KEY':
         findings.add({ start, end }, 'a key must be a word', 'quote the key');
         break;
+      case 'BAD_INDENT':
+        findings.add(
+          { start, end },
+          error.message.startsWith('Flow')
+            ? 'a [ or { above is not closed, or what is in it not indented'
+            : lowerFirst(error.message),
+        );
+        break;
       default:
         findings.add({ start, end: Math.max(start, end) }, lowerFirst(error.message));
     }
@@ -222,9 +230,10 @@ class Locator {
     const range: Range = { start: node.range[0], end: Math.max(node.range[0], node.range[1]) };
     if (isAlias(node)) return this.#alias(node.source, range);
     if (node.tag !== undefined && !/^tag:yaml\.org,2002:(str|int|float|bool|null|map|seq)$/.test(node.tag)) {
-      // The node's range begins after its tag, which stands right before it.
+      // The node's range begins after its tag.
+      const written = /!\S*(?=\s+(&\S+\s+)?$)/.exec(this.#text.slice(owner.start, range.start));
       this.#findings.add(
-        owner,
+        written ? span(owner.start + written.index, written[0].length) : owner,
         'YAML tags (!…) have no meaning in a manifest',
         'if the ! belongs to the value, quote the value',
       );
@@ -306,7 +315,7 @@ class Locator {
     const known =
       typeof value === 'string' || typeof value === 'number' || typeof value === 'boolean' || value === null;
     if (typeof value === 'string' && /\0|\p{Surrogate}/u.test(value))
-      this.#findings.add(range, 'a string with a NUL or half a character', 'remove the escape');
+      this.#findings.add(range, 'a NUL, or half of a surrogate pair, by escape', 'remove it');
     return {
       located: { kind: 'scalar', value: known ? value : text, source: text, range },
       size: 1,
