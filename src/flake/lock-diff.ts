@@ -15,7 +15,7 @@ export type LockChange =
   | { readonly kind: 'updated'; readonly input: InputPath; readonly was: Pinned; readonly now: Pinned };
 
 /** In the order of input paths. What an input is declared as is not looked at, only where it leads. */
-export function diffLocks(was: LockFile, now: LockFile): readonly LockChange[] {
+export function lockChanges(was: LockFile, now: LockFile): readonly LockChange[] {
   const before = pinnedInputs(was);
   const after = pinnedInputs(now);
   const changes: LockChange[] = [];
@@ -53,7 +53,7 @@ function keyOf(pinned: Pinned): string {
 }
 
 /** Nix's list, without colours; a line more where tags or counts of commits are known. Ends in a newline unless empty. */
-export function printLockDiff(changes: readonly LockChange[]): string {
+export function printChanges(changes: readonly LockChange[]): string {
   return changes
     .flatMap(linesOf)
     .map((line) => `${line}\n`)
