@@ -95,7 +95,7 @@ export function zipOf(...entries: readonly ZipEntry[]): Buffer {
 
 /** An `ar` archive, as Debian packages are. */
 export function arOf(members: Readonly<Record<string, Buffer>>): Buffer {
-  const parts = [Buffer.from('!<arch>\n')];
+  const parts: Buffer[] = [Buffer.from('!<arch>\n')];
   for (const [name, contents] of Object.entries(members)) {
     const header = `${name.padEnd(16)}${'0'.padEnd(12)}${'0'.padEnd(6)}${'0'.padEnd(6)}${'100644'.padEnd(8)}`;
     parts.push(Buffer.from(`${header}${`${contents.length}`.padEnd(10)}\`\n`), contents);

@@ -83,6 +83,10 @@ elif [ -n "${src-}" ]; then
   flk_unpack
 fi
 
+if [ -n "${patches-}" ] && ! command -v patch >/dev/null; then
+  echo 'patches need the program patch, which neither the toolchain nor a build input has' >&2
+  exit 127
+fi
 for flk_patch in ${patches-}; do
   echo "==> patch ${flk_patch##*/}"
   patch -p1 -i "$flk_patch"

