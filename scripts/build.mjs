@@ -31,6 +31,34 @@ const common = {
   minifySyntax: true,
 };
 
+/**
+ * Node's own modules, each loaded when one of its names is first used: `flk lock` with nothing to do needs neither node:crypto nor
+ * node:child_process, though what it imports imports them.
+ */
+const lazyBuiltins = {
+  name: 'lazy-builtins',
+  setup(bundle) {
+    const eager = ['node:fs', 'node:path', 'node:url', 'node:module', 'node:process'];
+    bundle.onResolve({ filter: /^node:/ }, ({ path, kind }) =>
+      kind === 'import-statement' && !eager.includes(path) ? { path, namespace: 'lazy' } : undefined,
+    );
+    bundle.onResolve({ filter: /^node:/, namespace: 'lazy' }, ({ path }) => ({ path, external: true }));
+    bundle.onLoad({ filter: /.*/, namespace: 'lazy' }, async ({ path }) => {
+      const names = Object.keys(await import(path)).filter(
+        (name) => /^[A-Za-z_$][\w$]*$/.test(name) && name !== 'default',
+      );
+      return {
+        contents: `let it; const all = () => (it ??= require(${JSON.stringify(path)}));
+for (const name of ${JSON.stringify(names.join(' '))}.split(' '))
+  Object.defineProperty(exports, name, { enumerable: true, get: () => all()[name] });
+Object.defineProperty(exports, 'default', { enumerable: true, get: all });
+Object.defineProperty(exports, '__esModule', { value: true });`,
+        loader: 'js',
+      };
+    });
+  },
+};
+
 if (existsSync(join(root, 'scripts/validators.mjs'))) node('scripts/validators.mjs');
 
 const outputs = await Promise.all([
@@ -40,6 +68,7 @@ const outputs = await Promise.all([
     outfile: 'dist/flk.cjs',
     format: 'cjs',
     external,
+    plugins: [lazyBuiltins],
     supported: { 'dynamic-import': false },
     define: {
       'import.meta.url': '__flkUrl',

@@ -16,8 +16,8 @@ import type { CommandName, Flags } from './options.ts';
 export interface Terminal {
   write(text: string): unknown;
   readonly isTTY?: boolean;
-  readonly columns?: number;
-  readonly rows?: number;
+  readonly columns?: number | undefined;
+  readonly rows?: number | undefined;
 }
 
 /** The process around flk. */
@@ -48,8 +48,6 @@ export class Context {
   readonly report: Renderer;
   /** Fires at the first Ctrl-C. */
   readonly signal: AbortSignal;
-  /** Colours for stdout. */
-  readonly paint: Palette;
   /** A person watches stderr. */
   readonly interactive: boolean;
   readonly handOverSignals: World['handOverSignals'];
@@ -77,10 +75,14 @@ export class Context {
     this.folders = foldersOf(world, asked.flags.store);
     this.report = report;
     this.signal = signal;
-    this.paint = paletteFor(world.stdout, world.env);
     this.interactive = world.stderr.isTTY === true;
     this.handOverSignals = (receive) => world.handOverSignals(receive);
     this.#stdout = world.stdout;
+  }
+
+  /** Colours for stdout. */
+  get paint(): Palette {
+    return paletteFor(this.#stdout, this.env);
   }
 
   get reporter(): Reporter {

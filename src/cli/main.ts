@@ -1,10 +1,11 @@
 /** The program: a command line in, an exit status out. */
+import { fstatSync } from 'node:fs';
 import { asFlkError, FlkError } from '../base/errors.ts';
 import { version } from '../base/version.ts';
 import { errorJson, renderError } from '../report/errors.ts';
 import { githubAnnotations } from '../report/github.ts';
 import type { Renderer } from '../report/renderer.ts';
-import { Context, makeReport, paletteFor, type World } from './context.ts';
+import { Context, makeReport, paletteFor, type Terminal, type World } from './context.ts';
 import { type CommandName, helpText, parseCommandLine } from './options.ts';
 
 type Run = (context: Context) => Promise<number>;
@@ -105,8 +106,6 @@ export function main(): void {
       setTimeout(() => finish(130), graceMs).unref();
     });
   }
-  // A reader that has seen enough, as in `flk metadata | head`, is no error.
-  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {});
   process.on('beforeExit', () => {
     // Nothing is left to wait for, yet the command has not ended: a promise was lost.
     if (!finished) process.exit(70);
@@ -116,13 +115,56 @@ export function main(): void {
     get cwd() {
       return workingFolder();
     },
-    stdout: process.stdout,
-    stderr: process.stderr,
+    stdout: new StandardStream(1, () => process.stdout),
+    stderr: new StandardStream(2, () => process.stderr),
     handOverSignals: (taker) => {
       receive = taker;
     },
   };
   void runCommandLine(process.argv.slice(2), world, controller.signal).then(finish);
+}
+
+/** Opens Node's stream, which takes milliseconds, only where something is written or a terminal may be there. */
+class StandardStream implements Terminal {
+  readonly #fd: number;
+  readonly #get: () => NodeJS.WriteStream;
+  #opened: NodeJS.WriteStream | undefined;
+
+  constructor(fd: number, get: () => NodeJS.WriteStream) {
+    this.#fd = fd;
+    this.#get = get;
+  }
+
+  get #stream(): NodeJS.WriteStream {
+    // A reader that has seen enough, as in `flk metadata | head`, is no error.
+    this.#opened ??= this.#get().on('error', () => {});
+    return this.#opened;
+  }
+
+  get isTTY(): boolean {
+    return isCharacterDevice(this.#fd) && this.#stream.isTTY;
+  }
+
+  get columns(): number | undefined {
+    return this.#stream.columns;
+  }
+
+  get rows(): number | undefined {
+    return this.#stream.rows;
+  }
+
+  write(text: string): void {
+    this.#stream.write(text);
+  }
+}
+
+function isCharacterDevice(fd: number): boolean {
+  try {
+    return fstatSync(fd).isCharacterDevice();
+  } catch {
+    // It may be closed: `flk lock 2>&-`.
+    return false;
+  }
 }
 
 function workingFolder(): string {
