@@ -158,7 +158,8 @@ class DiskStore implements Store {
     try {
       const staged = join(stage.path, 'tree');
       const hasher = new NarHasher();
-      await tree.walk(tee(restoreTree(staged), hasher));
+      const writer = restoreTree(staged);
+      await tree.walk(tee(writer, hasher)).finally(() => writer.close());
       const { narHash, narSize } = hasher.digest();
       if (options.expected !== undefined && narHash !== options.expected)
         throw new FlkError(

@@ -225,6 +225,8 @@ const readSome = promisify(read);
 export interface TreeWriter extends TreeSink {
   /** How many bytes of file content have been written. */
   readonly bytes: number;
+  /** After a walk that broke off: closes the file that was being written. Else does nothing. */
+  close(): void;
 }
 
 /**
@@ -236,6 +238,10 @@ export function restoreTree(path: string): TreeWriter {
   let here = bytePath(path);
   let fd = -1;
   let bytes = 0;
+  const close = (): void => {
+    if (fd >= 0) closeSync(fd);
+    fd = -1;
+  };
 
   return {
     get bytes() {
@@ -276,9 +282,10 @@ export function restoreTree(path: string): TreeWriter {
       try {
         writing(here, () => futimesSync(fd, canonicalTime, canonicalTime));
       } finally {
-        closeSync(fd);
+        close();
       }
     },
+    close,
     symlink: (target) => {
       writing(here, () => {
         symlinkSync(target, onDisk(here));

@@ -1,0 +1,46 @@
+/** Pieces of flk in processes of their own, to be killed. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { build } from 'esbuild';
+import { temporaryFolder } from './temp.ts';
+
+const require = createRequire(import.meta.url);
+
+/** Bundles a TypeScript file so that plain Node runs it; native packages are taken from where they are installed. */
+export async function bundleChild(entry: URL): Promise<string> {
+  const outfile = join(temporaryFolder(), 'child.mjs');
+  await build({
+    entryPoints: [entry.pathname],
+    outfile,
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    target: 'node20',
+    logLevel: 'error',
+    plugins: [
+      {
+        name: 'native',
+        setup: ({ onResolve }) => {
+          onResolve({ filter: /^libsql$/ }, ({ path }) => ({ path: require.resolve(path), external: true }));
+        },
+      },
+    ],
+  });
+  return outfile;
+}
+
+export interface Child {
+  readonly process: ChildProcess;
+  /** Settles when it is over: its status, or the signal that ended it. */
+  readonly over: Promise<number | string | null>;
+}
+
+/** Starts a bundled file; killed with the test's own process at the latest. */
+export function startChild(file: string, args: readonly string[]): Child {
+  const child = fork(file, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  const over = new Promise<number | string | null>((done) => {
+    child.on('exit', (status, signal) => done(signal ?? status));
+  });
+  return { process: child, over };
+}
