@@ -1,6 +1,7 @@
 /** The repositories of `test-repos/`, built into a folder for a test. */
-import { execFileSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
+import { promisify } from 'node:util';
 import { type Built, buildRepository, loadRecipes, type RecipeMaker } from '../../test-repos/build.mjs';
 
 export interface BuildOptions {
@@ -46,12 +47,23 @@ export const gitEnvironment: NodeJS.ProcessEnv = {
   GIT_COMMITTER_DATE: '2024-01-01T00:00:00Z',
 };
 
-/** Runs git in `folder` and gives what it printed, trimmed. */
+/** As `git`, without holding up this process: where the server that git talks to lives in it. */
+export async function gitClient(folder: string, ...args: string[]): Promise<string> {
+  const { stdout } = await promisify(execFile)('git', ['-c', 'init.defaultBranch=main', ...args], {
+    cwd: folder,
+    env: gitEnvironment,
+    timeout: 30_000,
+  });
+  return stdout.trim();
+}
+
+/** Runs git in `folder` and gives what it printed, trimmed. Never against a server of this process: that one waits meanwhile. */
 export function git(folder: string, ...args: string[]): string {
   return execFileSync('git', ['-c', 'init.defaultBranch=main', ...args], {
     cwd: folder,
     env: gitEnvironment,
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: 30_000,
   }).trim();
 }
