@@ -10,10 +10,7 @@ export interface Inflater {
   begin(): void;
   /** Inflates `input[from…]` into `output[at…limit)`. Throws FLK_GIT_PACK for what is not zlib. */
   run(input: Buffer, from: number, output: Buffer, at: number, limit: number): void;
-  /**
-   * Bytes of input that the last `run` took. Negative where the stream turned out to have ended that far before `from`,
-   * in input already taken.
-   */
+  /** Bytes of input that the last `run` took. */
   readonly used: number;
   /** Bytes of output that the last `run` gave. */
   readonly made: number;
@@ -117,18 +114,16 @@ function worksOn(inflater: Inflater): boolean {
 
 /**
  * For a Node whose binding looks different: the public API, which inflates only whole streams. Input is gathered and tried again
- * each time it has doubled, so a stream may be found to have ended some way back. Much slower, and never larger than memory.
+ * with every chunk, so it is slow for large files, and those that are read in pieces are beyond it.
  */
 export class OneShotInflater implements Inflater {
   #input: Buffer = Buffer.alloc(0);
-  #tried = 0;
   #ended = false;
   used = 0;
   made = 0;
 
   begin(): void {
     this.#input = Buffer.alloc(0);
-    this.#tried = 0;
     this.#ended = false;
   }
 
@@ -138,8 +133,6 @@ export class OneShotInflater implements Inflater {
     if (this.#ended) return;
     const before = this.#input.length;
     this.#input = Buffer.concat([this.#input, input.subarray(from)]);
-    if (this.#input.length < this.#tried * 2) return;
-    this.#tried = this.#input.length;
     const whole = inflateWhole(this.#input, limit - at);
     if (whole === undefined) return;
     this.#ended = true;

@@ -141,7 +141,7 @@ export class PackReader {
   /** Takes the next bytes, which `reread` must know already. They may be reused after the call. */
   push(chunk: Buffer): void {
     this.#addToChecksum(chunk);
-    let bytes = this.#rest.length > 0 ? Buffer.concat([this.#rest, chunk]) : chunk;
+    const bytes = this.#rest.length > 0 ? Buffer.concat([this.#rest, chunk]) : chunk;
     let at = 0;
     if (this.#count < 0) {
       if (bytes.length < 12) {
@@ -159,11 +159,6 @@ export class PackReader {
         this.#arriving.begin();
       }
       at += this.#inflateFrom(bytes, at, this.#current);
-      if (at < 0) {
-        bytes = Buffer.concat([this.#reread(this.#position + at, -at), bytes]);
-        this.#position += at;
-        at = 0;
-      }
       // Input left over means that the stream has ended; where none is left, the trailer at least is still to come.
       if (at === bytes.length) break;
       const whole = this.#current;
@@ -280,7 +275,7 @@ export class PackReader {
     return { kind, offset, start: this.#position + at, size, baseOffset, baseId, sink, digest, inflated: 0 };
   }
 
-  /** How many bytes it took; negative where some taken earlier belong to what follows. */
+  /** How many bytes it took. */
   #inflateFrom(bytes: Buffer, at: number, current: Current): number {
     const inflater = this.#arriving;
     if (!current.digest) {
