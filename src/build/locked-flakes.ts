@@ -9,7 +9,7 @@ import type { NarHash } from '../formats/hash.ts';
 import { makeSourcePath, type StorePath } from '../formats/store-path.ts';
 
 /** The flake whose lock it is, as it lies here: its tree may differ from any commit. */
-export interface RootFlake {
+interface RootFlake {
   readonly manifest: Manifest;
   readonly tree: SourceTree;
   /** The folder of flake.yaml in the tree; no slash at its ends, empty for the top. */

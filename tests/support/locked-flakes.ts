@@ -30,7 +30,7 @@ export interface LockedWorld {
   readonly fetched: string[];
 }
 
-export async function sourceTree(node: Node): Promise<SourceTree> {
+async function sourceTree(node: Node): Promise<SourceTree> {
   const tree = treeFrom(node);
   return {
     ...tree,
