@@ -93,8 +93,7 @@ function typeOf(node) {
     .filter((name) => name !== 'null')
     .map((name) => {
       if (name === 'array' && items) return `list of ${typeOf(items)}`;
-      if (name === 'object' && typeof additionalProperties === 'object' && !node.$ref)
-        return 'mapping by name';
+      if (name === 'object' && typeof additionalProperties === 'object') return 'mapping by name';
       return words[name];
     })
     .join(' or ');

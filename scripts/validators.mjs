@@ -44,7 +44,12 @@ function withoutProse(node, names = false) {
 
 async function compile(name) {
   const schema = JSON.parse(readFileSync(join(root, 'schemas', `${name}.schema.json`), 'utf8'));
-  const ajv = makeAjv({ verbose: true, code: { source: true, esm: true, lines: false } });
+  const ajv = makeAjv({
+    verbose: true,
+    messages: false,
+    inlineRefs: false,
+    code: { source: true, esm: true, lines: false },
+  });
   const code = standaloneCode(ajv, ajv.compile(withoutProse(schema)));
   // The standalone code requires parts of ajv's runtime; esbuild puts them in, so that the result stands alone.
   const bundled = await build({

@@ -149,9 +149,9 @@ export class PackageReader {
     return true;
   }
 
-  /** Looking costs time that a list without end should not have. */
+  /** Looking among more names than a person would write is not worth the time. */
   #nearest(name: string, names: ReadonlySet<string>): string | undefined {
-    return this.#findings.full ? undefined : nearest(name, names);
+    return this.#findings.full || names.size > 1000 ? undefined : nearest(name, names);
   }
 
   #systemParts(located: Located): Map<string, LocatedMap> {
