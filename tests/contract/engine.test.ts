@@ -1,12 +1,22 @@
 /** What every local engine promises, over each sandbox of this machine: the view, and what a hostile builder cannot do. */
-import { spawnSync } from 'node:child_process';
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import {
+  closeSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { build as bundle } from 'esbuild';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { FlkError } from '../../src/base/errors.ts';
-import { silent } from '../../src/base/events.ts';
+import { type Event, silent } from '../../src/base/events.ts';
 import type { BuildRequest, Engine } from '../../src/build/engines/engine.ts';
 import { localEngine } from '../../src/build/engines/local.ts';
 import type { Derivation } from '../../src/formats/derivation.ts';
@@ -341,7 +351,7 @@ for (const { sandbox, usable } of variants) {
 
       it('writes elsewhere: refused, or gone', async () => {
         const lines = await printed(
-          'for f in /x /etc/x /usr/x /bin/x /usr/bin/env /proc/x /dev/x /nix/x /etc/passwd; do { echo x > $f; } 2>/dev/null && echo $f; done; echo x > /tmp/flk-escaped; echo x > /nix/store/stray; :',
+          'for f in /x /etc/x /usr/x /bin/x /usr/bin/env /proc/x /dev/x /nix/x /etc/passwd; do { printf "" >> $f; } 2>/dev/null && echo $f; done; echo x > /tmp/flk-escaped; echo x > /nix/store/stray; :',
         );
         expect(lines).toEqual([]);
         expect(existsSync('/tmp/flk-escaped')).toBe(false);
@@ -350,9 +360,10 @@ for (const { sandbox, usable } of variants) {
 
       it('writes to the kernel’s files, mounts, makes devices or namespaces, changes its user: refused', async () => {
         const lines = await printed(
-          `{ echo x > /proc/sys/kernel/core_pattern; } 2>/dev/null && echo core_pattern
-           { echo x > /proc/sys/kernel/hostname; } 2>/dev/null && echo hostname
-           { echo b > /proc/sysrq-trigger; } 2>/dev/null && echo sysrq
+          // Opened, not written: a test that fails must not change this machine.
+          `for f in /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname /proc/sys/vm/drop_caches /proc/sysrq-trigger; do
+             { printf "" >> $f; } 2>/dev/null && echo $f
+           done
            mount -t tmpfs none /tmp 2>/dev/null && echo mount
            mount -o remount,rw / 2>/dev/null && echo remount
            umount /etc/ssl/private 2>/dev/null && echo umount
@@ -451,6 +462,54 @@ for (const { sandbox, usable } of variants) {
       });
     });
 
+    it('inherits nothing from flk, and dies with it, however flk ends', async () => {
+      const program = join(root, 'build.mjs');
+      await bundle({
+        stdin: {
+          contents: `
+            import { localEngine } from './src/build/engines/local.ts';
+            import { folderStore } from './tests/support/folder-store.ts';
+            const env = new Map([['PATH', '/usr/bin:/bin']]);
+            const derivation = { outputs: new Map(), inputDrvs: new Map(), inputSrcs: [], system: '', env,
+              builder: '/bin/sh', args: ['-c', 'sleep 98764 & setsid sleep 98764 & umask; readlink /proc/self/fd/40; wait'] };
+            const engine = localEngine({ store: folderStore(process.argv[2]), sandbox: process.argv[3], reporter: { emit() {} } });
+            await engine.build({ drvPath: '/nix/store/x.drv', derivation, closure: [], toolchain: { kind: 'host' }, cores: 1,
+              log: (line) => console.log(line), limits: { maxOutputBytes: 1e6, maxLogBytes: 1e6 } });`,
+          resolveDir: process.cwd(),
+        },
+        bundle: true,
+        platform: 'node',
+        format: 'esm',
+        outfile: program,
+        logLevel: 'silent',
+      });
+      const other = temporaryFolder();
+      const folder = openSync('/', 'r');
+      const flk = spawn(
+        'sh',
+        ['-c', 'umask 077; exec "$@"', 'sh', process.execPath, program, other, sandbox],
+        {
+          // A number so high that Node does not think of it: it closes only the lowest.
+          stdio: ['ignore', 'pipe', 'inherit', ...Array<'ignore'>(37).fill('ignore'), folder],
+        },
+      );
+      closeSync(folder);
+      let told = '';
+      flk.stdout!.on('data', (chunk: Buffer) => {
+        told += chunk;
+      });
+      try {
+        for (let i = 0; i < 200 && (running('98764').length < 2 || told.split('\n').length < 3); i++)
+          await sleep(20);
+        expect(running('98764')).toHaveLength(2);
+        expect(told).toBe('0022\n/dev/null\n');
+      } finally {
+        flk.kill('SIGKILL');
+      }
+      for (let i = 0; i < 100 && running('98764').length > 0; i++) await sleep(20);
+      expect(running('98764')).toEqual([]);
+    });
+
     it('is not there: a name no variable can have', async () => {
       expect(await failure('', { env: { 'A=B': 'x' } })).toMatchObject({ code: 'FLK_DERIVATION_INVALID' });
     });
@@ -463,3 +522,58 @@ for (const { sandbox, usable } of variants) {
     });
   });
 }
+
+describe.skipIf(!canNamespace)(
+  `engine without a sandbox${canNamespace ? '' : ' (no namespaces on this machine)'}`,
+  () => {
+    it('builds on the host, with /nix/store as it must be, and says so once', async () => {
+      const root = temporaryFolder();
+      const events: Event[] = [];
+      const store = folderStore(root);
+      const engine = localEngine({
+        store,
+        sandbox: 'none',
+        reporter: { emit: (event) => events.push(event) },
+      });
+      writeFileSync(store.physical(path('text', 'c')), 'from the store');
+      const server = createServer((socket) => socket.end('reached\n')).listen(0, '127.0.0.1');
+      await new Promise((resolve) => server.once('listening', resolve));
+      const { port } = server.address() as { port: number };
+      try {
+        for (const round of [1, 2]) {
+          const lines: string[] = [];
+          const script = `ls /nix/store; cat ${path('text', 'c')}; echo
+          { echo x > ${path('text', 'c')}; } 2>/dev/null || echo read-only
+          [ "$PWD" = "$TMPDIR" ] && [ "$PWD" = "$(pwd)" ] && ls -A; id -u; cat '${join(root, 'nix/store')}'/c*; echo
+          bash -c 'exec 3<>/dev/tcp/127.0.0.1/${port} && cat <&3'
+          echo ${round} > $out; env | grep -c FLK_TEST_SECRET`;
+          process.env.FLK_TEST_SECRET = 'leaked';
+          const built = await engine.build(request(`${script}; :`, lines, { closure: [path('text', 'c')] }));
+          delete process.env.FLK_TEST_SECRET;
+          expect(lines).toEqual([
+            `${'c'.repeat(32)}-text`,
+            ...['from the store', 'read-only', String(process.getuid?.()), 'from the store', 'reached', '0'],
+          ]);
+          expect(readFileSync(built.outputs.get('out')!, 'utf8')).toBe(`${round}\n`);
+          await built.dispose();
+        }
+      } finally {
+        server.close();
+      }
+      expect(events).toEqual([{ kind: 'notice', notice: { type: 'no-sandbox', reason: '--no-sandbox' } }]);
+      expect(readdirSync(join(root, 'stage'))).toEqual([]);
+    });
+
+    it('refuses a pinned toolchain, which only a sandbox can put at /', async () => {
+      const engine = localEngine({
+        store: folderStore(temporaryFolder()),
+        sandbox: 'none',
+        reporter: silent,
+      });
+      const toolchain = { kind: 'path' as const, path: path('toolchain', 'f') };
+      await expect(engine.build(request('', [], { toolchain }))).rejects.toMatchObject({
+        code: 'FLK_SANDBOX_UNAVAILABLE',
+      });
+    });
+  },
+);

@@ -3,9 +3,12 @@ import { access, constants, readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { FlkError } from '../../base/errors.ts';
 
-/** Where sandbox programs are looked for: PATH, and the folders that an ordinary user's PATH lacks. */
+/**
+ * Where sandbox programs are looked for: the system's folders, also those that an ordinary user's PATH lacks, then PATH. This order,
+ * because inside the first mounts only the system's folders are left, and the same program should be found throughout.
+ */
 export function toolPath(): string {
-  return [process.env.PATH ?? '', '/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin']
+  return ['/usr/sbin', '/usr/bin', '/sbin', '/bin', process.env.PATH ?? '', '/usr/local/sbin']
     .filter((part) => part !== '')
     .join(delimiter);
 }
