@@ -14,7 +14,6 @@ import {
 } from '../../../src/formats/derivation.ts';
 import { sha256 } from '../../../src/formats/hash.ts';
 import { hashPart, makeTextPath, parseStorePath, type StorePath } from '../../../src/formats/store-path.ts';
-import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
 
 const folder = new URL('../../vectors/derivations/', import.meta.url);
 const texts = new Map(
@@ -227,92 +226,3 @@ describe('derivations', () => {
     expect(() => withOutputPaths('x', wrong, none)).toThrowError(invalid);
   });
 });
-
-describe.skipIf(!nixAvailable())(`derivations ${nixReason}`, () => {
-  it('have the paths that nix derivation add gives them', async () => {
-    const drafts: [string, DerivationDraft][] = [
-      [
-        'one',
-        draft({
-          args: ['-c', 'echo "\t$x\\" > $out\n'],
-          env: new Map([
-            ['x', '\u{1d11e} \r\n'],
-            ['name', 'one'],
-          ]),
-        }),
-      ],
-      [
-        'two-1.0',
-        draft({
-          outputs: new Map([
-            ['out', { hashAlgo: '', hash: '' }],
-            ['dev', { hashAlgo: '', hash: '' }],
-            ['a', { hashAlgo: '', hash: '' }],
-          ]),
-        }),
-      ],
-      [
-        'flat.tar.gz',
-        draft({
-          outputs: new Map([
-            [
-              'out',
-              {
-                hashAlgo: 'sha256',
-                hash: '5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03',
-              },
-            ],
-          ]),
-        }),
-      ],
-      [
-        'tree',
-        draft({
-          builder: 'builtin:flk-fetch',
-          outputs: new Map([
-            [
-              'out',
-              {
-                hashAlgo: 'r:sha256',
-                hash: '5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03',
-              },
-            ],
-          ]),
-        }),
-      ],
-    ];
-    for (const [name, wanted] of drafts) {
-      const derivation = withOutputPaths(name, wanted, none);
-      const added = await nix(['derivation', 'add'], { input: nixJson(name, derivation) });
-      expect(added.stderr).toBe('');
-      expect(added.stdout.trim()).toBe(derivationPath(name, derivation));
-    }
-  });
-});
-
-/** The JSON that `nix derivation add` takes (version 4), for a derivation without inputs. */
-function nixJson(name: string, derivation: Derivation): string {
-  const outputs = Object.fromEntries(
-    [...derivation.outputs].map(([output, { path, hashAlgo, hash }]) => [
-      output,
-      hash === ''
-        ? { path: path.slice('/nix/store/'.length) }
-        : {
-            method: hashAlgo.startsWith('r:') ? 'nar' : 'flat',
-            hash: `sha256-${Buffer.from(hash, 'hex').toString('base64')}`,
-          },
-    ]),
-  );
-  const { system, builder, args } = derivation;
-  const env = Object.fromEntries(derivation.env);
-  return JSON.stringify({
-    version: 4,
-    name,
-    system,
-    builder,
-    args,
-    env,
-    outputs,
-    inputs: { srcs: [], drvs: {} },
-  });
-}
