@@ -46,7 +46,7 @@ function loadWithCache(program) {
   const { dirname, isAbsolute, join } = require('node:path');
   const { HOME = '', XDG_CACHE_HOME = '' } = process.env;
   const caches = isAbsolute(XDG_CACHE_HOME) ? XDG_CACHE_HOME : isAbsolute(HOME) && join(HOME, '.cache');
-  if (!caches || !/^[a-z]{1,20}$/.test(first)) return require(program);
+  if (!caches || !/^(--)?[a-z]{1,20}$/.test(first)) return require(program);
   const folder = join(caches, 'flk/code');
   const { mtimeMs, size } = statSync(program);
   const build = `${version}-${process.version}-${process.arch}-${size}-${Math.floor(mtimeMs)}`;

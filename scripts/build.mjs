@@ -38,7 +38,7 @@ const common = {
 const lazyBuiltins = {
   name: 'lazy-builtins',
   setup(bundle) {
-    const eager = ['node:fs', 'node:path', 'node:url', 'node:module', 'node:process'];
+    const eager = ['node:events', 'node:fs', 'node:path', 'node:url', 'node:module', 'node:process'];
     bundle.onResolve({ filter: /^node:/ }, ({ path, kind }) =>
       kind === 'import-statement' && !eager.includes(path) ? { path, namespace: 'lazy' } : undefined,
     );

@@ -1,4 +1,5 @@
 /** The program: a command line in, an exit status out. */
+import { setMaxListeners } from 'node:events';
 import { fstatSync } from 'node:fs';
 import { asFlkError, FlkError } from '../base/errors.ts';
 import { version } from '../base/version.ts';
@@ -87,6 +88,8 @@ function fail(
 /** The process: signals, broken pipes, the exit status. */
 export function main(): void {
   const controller = new AbortController();
+  // Each request and builder in flight listens.
+  setMaxListeners(0, controller.signal);
   let finished = false;
   let receive: ((signal: NodeJS.Signals) => void) | undefined;
   const finish = (status: number): void => {

@@ -3,7 +3,7 @@ import type { Event } from '../base/events.ts';
 import { activityWords, noticeWords } from './phrases.ts';
 import { type EndedSpan, Progress, type RunningSpan } from './progress.ts';
 import type { Clock, LogOptions, Renderer, Sink } from './renderer.ts';
-import { cleanLine, cleanText, formatBytes, formatDuration, type Palette } from './text.ts';
+import { cleanLine, formatBytes, formatDuration, type Palette } from './text.ts';
 
 export interface PlainOptions extends LogOptions {
   readonly palette: Palette;
@@ -79,10 +79,9 @@ export class PlainReport implements Renderer {
   #end(span: EndedSpan): void {
     const { doing, done, subject } = activityWords(span.activity);
     if (span.outcome === 'failed') {
-      // A failed lock or fetch speaks through the error; only a builder's own last words would be lost.
-      if (span.activity.type !== 'build') return;
-      this.#line(`failed ${doing} ${subject} after ${formatDuration(span.endedAt - span.startedAt)}`);
-      if (!this.#options.logs && span.tail.length > 0) this.say(logTail(span));
+      // The error says why, with a builder's last lines; here only when, for what runs beside it.
+      if (span.activity.type === 'build')
+        this.#line(`failed ${doing} ${subject} after ${formatDuration(span.endedAt - span.startedAt)}`);
       return;
     }
     if (span.outcome === 'cached' || !isNotable(span)) return;
@@ -125,10 +124,4 @@ export function amountOf(span: RunningSpan): string {
       ? formatBytes(span.done)
       : `${formatBytes(span.done)} of ${formatBytes(span.total)}`;
   return `${span.total === undefined ? span.done : `${span.done} of ${span.total}`} ${span.unit}`;
-}
-
-/** A builder's last lines, under its name. */
-export function logTail(span: EndedSpan): string {
-  const { subject } = activityWords(span.activity);
-  return cleanText(span.tail.map((line) => `${subject}> ${cleanLine(line)}`).join('\n'));
 }

@@ -17,8 +17,6 @@ export interface RunningSpan {
 export interface EndedSpan extends RunningSpan {
   readonly endedAt: number;
   readonly outcome: 'ok' | 'failed' | 'cached';
-  /** The last lines it printed, oldest first. */
-  readonly tail: readonly string[];
 }
 
 export interface Tally {
@@ -39,7 +37,6 @@ interface Entry {
   total: number | undefined;
   unit: ProgressUnit | undefined;
   lastLine: string | undefined;
-  tail: string[];
   samples: Sample[];
 }
 
@@ -48,8 +45,6 @@ type Sample = readonly [at: number, done: number];
 /** Rates look this far back, in steps of `sampleStep`. */
 const rateWindow = 3000;
 const sampleStep = 200;
-/** Lines kept of a builder's output, to show when it fails. */
-const tailLines = 25;
 
 const emptyTally: Tally = { running: 0, ok: 0, failed: 0, cached: 0, bytes: 0 };
 
@@ -75,7 +70,6 @@ export class Progress {
           total: undefined,
           unit: undefined,
           lastLine: undefined,
-          tail: [],
           samples: [],
         });
         this.#count(event.activity.type, (tally) => ({ ...tally, running: tally.running + 1 }));
@@ -99,8 +93,6 @@ export class Progress {
         const entry = this.#running.get(event.id);
         if (!entry) return undefined;
         entry.lastLine = event.line;
-        entry.tail.push(event.line);
-        if (entry.tail.length > tailLines) entry.tail.shift();
         return undefined;
       }
       case 'end': {

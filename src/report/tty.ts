@@ -4,7 +4,7 @@
  */
 import type { Event } from '../base/events.ts';
 import { activityWords, noticeWords } from './phrases.ts';
-import { amountOf, logTail } from './plain.ts';
+import { amountOf } from './plain.ts';
 import { type EndedSpan, Progress, type RunningSpan } from './progress.ts';
 import type { Clock, LogOptions, Renderer, Sink } from './renderer.ts';
 import {
@@ -90,11 +90,10 @@ export class TtyReport implements Renderer {
   }
 
   #end(span: EndedSpan): void {
-    const { palette, quiet, logs } = this.#options;
+    const { palette, quiet } = this.#options;
     const { done, subject } = activityWords(span.activity);
     if (span.activity.type !== 'build') return;
     const time = formatDuration(span.endedAt - span.startedAt);
-    if (span.outcome === 'failed' && !logs && span.tail.length > 0) this.say(logTail(span));
     if (span.outcome === 'ok' && !quiet)
       this.say(`${palette.good(done)} ${subject} ${palette.faint(`(${time})`)}`);
   }

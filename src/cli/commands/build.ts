@@ -86,7 +86,10 @@ async function buildTarget(
   const { flags } = context;
   const { store, reporter, download, signal } = instantiation;
   const planned = await instantiate(instantiation, { ...ref, name });
-  if (planned.hostToolchain.length > 0)
+  const missing = [...planned.derivations.get(planned.top)!.derivation.outputs.values()].some(
+    ({ path }) => store.query(path) === undefined,
+  );
+  if (planned.hostToolchain.length > 0 && (missing || flags.rebuild))
     reporter.emit({ kind: 'notice', notice: { type: 'host-toolchain', packages: planned.hostToolchain } });
   const engine = localEngine({ store, reporter, sandbox: flags['no-sandbox'] ? 'none' : 'auto' });
   const { outputs } = await realise(
