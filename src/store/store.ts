@@ -1,4 +1,5 @@
 /** The store: immutable trees under `ROOT/nix/store`, each valid once its record is in the database. */
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes } from 'node:crypto';
 import { lstatSync } from 'node:fs';
 import { chmod, lstat, mkdir, readdir, rename, symlink } from 'node:fs/promises';
@@ -40,7 +41,7 @@ export interface Store {
     entries: readonly { readonly info: PathInfo; readonly staged: string }[],
     options?: { replace?: boolean },
   ): Promise<void>;
-  /** Runs `work` while no other process builds or writes these paths. */
+  /** Runs `work` while nobody else, here or in another process, builds or writes these paths. Within, they may be locked again. */
   withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>): Promise<T>;
   /** The bytes on disk against the record; throws FLK_STORE_CORRUPT. */
   verifyPath(path: StorePath): Promise<void>;
@@ -115,6 +116,8 @@ class DiskStore implements Store {
   /** Texts that wait for their turn to be written. */
   #batch: TextBatch | undefined;
   #lastBatch: Promise<void> = Promise.resolve();
+  /** What the work at hand has locked: it may come by the same paths again, as when it adds a tree whose path it knew. */
+  readonly #held = new AsyncLocalStorage<readonly StorePath[]>();
 
   constructor(places: Places, database: StoreDatabase) {
     this.#places = places;
@@ -250,10 +253,14 @@ class DiskStore implements Store {
   }
 
   withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>): Promise<T> {
+    const held = this.#held.getStore() ?? [];
+    const needed = [...new Set(paths)].filter((path) => !held.includes(path));
     // One order for everybody, so that no two processes wait for each other.
-    const [first, ...rest] = [...new Set(paths)].sort(compareBytes);
-    if (first === undefined) return work();
-    return withFileLock(join(this.#places.locks, hashPart(first)), () => this.withPathLocks(rest, work));
+    const lock = ([first, ...rest]: readonly StorePath[]): Promise<T> => {
+      if (first === undefined) return this.#held.run([...held, ...needed], work);
+      return withFileLock(join(this.#places.locks, hashPart(first)), () => lock(rest));
+    };
+    return lock(needed.sort(compareBytes));
   }
 
   async verifyPath(path: StorePath): Promise<void> {

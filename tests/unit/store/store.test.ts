@@ -275,6 +275,17 @@ describe('a store', () => {
     expect(await store.withPathLocks([], async () => 'free')).toBe('free');
   });
 
+  it('lets work that holds a path lock it again', async () => {
+    const store = await open();
+    const { narHash } = await hashTree(treeFrom(sample));
+    const path = makeSourcePath('sample', narHash);
+    const other = makeTextPath('other', '');
+    const add = (): Promise<PathInfo> =>
+      store.withPathLocks([other, path], () => store.addTree('sample', treeFrom(sample)));
+    expect((await store.withPathLocks([path], add)).path).toBe(path);
+    expect(readdirSync(join(store.root, 'nix/var/flk/locks'))).toEqual([]);
+  });
+
   it('roots a link outside, once', async () => {
     const store = await open();
     const link = join(temporaryFolder(), 'result');
