@@ -1,62 +1,50 @@
 /**
- * A library in shell, released as 1.2.0 and, in phase 2, as 1.3.0; another project builds a program from it without a compiler.
+ * A library in shell, released as 1.2.0 and, in phase 2, as 1.3.0; it is built from `style`. No compiler is needed.
  * @type {import('../build.mjs').RecipeMaker}
  */
-export const recipe = () => ({
-  name: 'greet',
-  commits: [
-    {
-      id: 'one-two',
-      date: '2024-04-01T12:00:00Z',
-      tags: [
-        { name: 'v1.2.0', message: 'version 1.2.0', expect: '990b11158a3a21220e2907ac7ee23a11a2af2df8' },
-      ],
-      files: {
-        'flake.yaml': `description: Greetings for shell programs
+export const recipe = ({ base }) => {
+  const files = (/** @type {string} */ version, /** @type {string} */ greeting) => ({
+    'flake.yaml': `description: Greetings for shell programs
+inputs:
+  style: git+${base}/style
 packages:
   default: lib
   lib:
-    version: 1.2.0
+    version: ${version}
     src: .
     toolchain: host
     installPhase: |
       mkdir -p $out/share/greet
-      cp greet.sh $out/share/greet/greet.sh
+      cat "{{style#lib}}/share/style/style.sh" greet.sh > $out/share/greet/greet.sh
 `,
-        'greet.sh': `# greet NAME
+    'greet.sh': `# greet NAME
 greet() {
-  printf 'Hello, %s. This is greet 1.2.0.\\n' "$1"
+  frame "${greeting} This is greet ${version}."
 }
 `,
+  });
+  return {
+    name: 'greet',
+    commits: [
+      {
+        id: 'one-two',
+        date: '2024-04-01T12:00:00Z',
+        tags: [
+          { name: 'v1.2.0', message: 'version 1.2.0', expect: 'edefc35b42c9da99fd3747f11ac065223ac608fd' },
+        ],
+        files: files('1.2.0', 'Hello, $1.'),
+        expect: '845016422e4284e47cd06108fc147c94ad3ab3e5',
       },
-      expect: '426befc0be0358b02a7329af58f2e10ac7ac95f6',
-    },
-    {
-      id: 'one-three',
-      date: '2024-04-02T12:00:00Z',
-      phase: 2,
-      tags: [
-        { name: 'v1.3.0', message: 'version 1.3.0', expect: '7f2e276b7e3f4a7577cb71cdc114f8aeb40268f0' },
-      ],
-      files: {
-        'flake.yaml': `description: Greetings for shell programs
-packages:
-  default: lib
-  lib:
-    version: 1.3.0
-    src: .
-    toolchain: host
-    installPhase: |
-      mkdir -p $out/share/greet
-      cp greet.sh $out/share/greet/greet.sh
-`,
-        'greet.sh': `# greet NAME
-greet() {
-  printf 'Good day, %s! This is greet 1.3.0.\\n' "$1"
-}
-`,
+      {
+        id: 'one-three',
+        date: '2024-04-02T12:00:00Z',
+        phase: 2,
+        tags: [
+          { name: 'v1.3.0', message: 'version 1.3.0', expect: 'a9de621414801497aa5ce94a82a6b04bb274c50d' },
+        ],
+        files: files('1.3.0', 'Good day, $1!'),
+        expect: '1c60a2a2f635055894653023f40f86baae3ae997',
       },
-      expect: '62587964356075906ee435dcec8faaf97774fe5d',
-    },
-  ],
-});
+    ],
+  };
+};

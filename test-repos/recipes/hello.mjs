@@ -1,5 +1,5 @@
 /**
- * A program in shell that is built from the library in `greet` and from the words in `assets`; needs no compiler.
+ * A program in shell that is built from the library in `greet`, which stands on `style`, and from the words in `assets`; no compiler is needed.
  * @type {import('../build.mjs').RecipeMaker}
  */
 export const recipe = ({ base }) => ({
@@ -26,7 +26,8 @@ packages:
     env:
       WORDS: "{{assets}}/words"
     buildPhase: |
-      cat "{{greet#lib}}/share/greet/greet.sh" src/hello.sh > hello
+      echo "#!/bin/sh" > hello
+      cat "{{greet#lib}}/share/greet/greet.sh" src/hello.sh >> hello
     installPhase: |
       mkdir -p $out/bin $out/share/hello
       cp hello $out/bin/hello
@@ -39,7 +40,7 @@ read -r word < "$here/../share/hello/default"
 greet "\${1:-$word}"
 `,
       },
-      expect: '80941093132f3e6087c462304dc188196683a91b',
+      expect: '22c1e8c2aba5aed7e5da59f14b4b2008cfc2059b',
     },
   ],
 });

@@ -43,6 +43,7 @@ test('another base URL changes only those repositories that name others', () => 
       'cycle-a',
       'cycle-b',
       'diamond',
+      'greet',
       'greet-program',
       'hello',
       'left',
