@@ -350,14 +350,35 @@ export function isLocked(ref: FlakeRef): boolean {
   return ref.type === 'git' ? ref.rev !== undefined : ref.narHash !== undefined;
 }
 
-/** One text per reference, attributes and all; for comparing and as a key. */
+const attributeNames = [
+  'type',
+  'url',
+  'path',
+  'ref',
+  'rev',
+  'dir',
+  ...flags,
+  'narHash',
+  'lastModified',
+  'revCount',
+] as const;
+
+type AnyAttributes = { readonly [name in (typeof attributeNames)[number]]?: string | number | boolean };
+
+/** One text per reference, attributes and all; for keys of maps. */
 export function refKey(ref: FlakeRef): string {
-  return JSON.stringify(Object.entries(refToAttributes(ref)).sort(([a], [b]) => (a < b ? -1 : 1)));
+  const attributes: AnyAttributes = ref;
+  // No attribute holds a control character.
+  return attributeNames.map((name) => attributes[name] ?? '').join('\n');
 }
 
 /** Whether two references are written alike. Locks of old Nix repeat `dir` in the URL: that does not count. */
 export function sameRef(a: FlakeRef, b: FlakeRef): boolean {
-  return a === b || refKey(withoutDirInUrl(a)) === refKey(withoutDirInUrl(b));
+  return sameAttributes(a, b) || sameAttributes(withoutDirInUrl(a), withoutDirInUrl(b));
+}
+
+function sameAttributes(a: AnyAttributes, b: AnyAttributes): boolean {
+  return a === b || attributeNames.every((name) => a[name] === b[name]);
 }
 
 function withoutDirInUrl(ref: FlakeRef): FlakeRef {

@@ -2,7 +2,7 @@
  * The pins that a flake's inputs may keep. There can be two: those of the lock at hand (ours), and those of the flake's own
  * `flake.lock` (theirs). Where they differ, it is a three-way merge against the own lock that the flake had when ours were made.
  */
-import { type FlakeRef, isRelativePath, refKey, sameRef } from './flake-ref.ts';
+import { type FlakeRef, isRelativePath, sameRef } from './flake-ref.ts';
 import { startsWith } from './graph.ts';
 import type { LockFile, LockNode } from './lock-file.ts';
 import type { InputPath } from './package-ref.ts';
@@ -147,9 +147,5 @@ async function fitting(pin: Pin | undefined, wanted: Wanted): Promise<Pin | unde
 }
 
 function sameLocked(a: Pin, b: Pin): boolean {
-  return (
-    a.node.locked !== undefined &&
-    b.node.locked !== undefined &&
-    refKey(a.node.locked) === refKey(b.node.locked)
-  );
+  return a.node.locked !== undefined && b.node.locked !== undefined && sameRef(a.node.locked, b.node.locked);
 }

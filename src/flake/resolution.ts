@@ -21,7 +21,7 @@ import {
   type ReadManifest,
   relativeFolder,
 } from './flake-folder.ts';
-import { type FlakeRef, type GitRef, isRelativePath, printFlakeRef, refKey } from './flake-ref.ts';
+import { type FlakeRef, type GitRef, isRelativePath, printFlakeRef, sameRef } from './flake-ref.ts';
 import { comparePaths, printInputPath, startsWith } from './graph.ts';
 import { emptyLock, type FlkFacts, type LockFile, lockLimits } from './lock-file.ts';
 import type { InputDeclaration, Manifest } from './manifest-model.ts';
@@ -77,12 +77,18 @@ interface Override {
   readonly declarer: Frame | undefined;
 }
 
+interface Asked {
+  readonly ref: FlakeRef;
+  readonly version?: string;
+}
+
 /** A flake whose inputs are being computed. */
 interface Frame {
   readonly path: InputPath;
   readonly above: Frame | undefined;
-  /** What tells this flake from others; one that meets its own above itself is a cycle. */
-  readonly identities: (string | undefined)[];
+  /** As it is asked for, and where it was found as far as that is known: what tells a flake that comes again below itself. */
+  readonly asked?: Asked;
+  location?: string;
   /** In the tree at hand, which may change without a revision changing. */
   readonly atHand: boolean;
   readonly folder: () => Promise<FlakeFolder>;
@@ -127,7 +133,7 @@ export class Resolution {
     const frame: Frame = {
       path: [],
       above: undefined,
-      identities: [locationOf(folder)],
+      location: locationOf(folder),
       atHand: true,
       folder: async () => folder,
     };
@@ -283,7 +289,7 @@ export class Resolution {
     const frame: Frame = {
       path,
       above,
-      identities: [identityOf(original, wanted.version)],
+      asked: { ref: original, ...given({ version: wanted.version }) },
       atHand: from?.atHand ?? false,
       folder: once(async () =>
         relative && from
@@ -298,7 +304,7 @@ export class Resolution {
       (!copying && this.#cannotTell(pin, path));
     if (mustRead && (frame.atHand || this.#options.source)) {
       const folder = await frame.folder();
-      frame.identities.push(locationOf(folder));
+      frame.location = locationOf(folder);
       const { manifest, lock } = await this.#read(folder);
       // An input that the lock does not know yet takes the pin of the flake's own lock.
       const own = lock && Pin.root(lock, path);
@@ -349,8 +355,10 @@ export class Resolution {
     const { ref, version } = wanted;
     const relative = isRelativePath(ref) ? ref : undefined;
     const from = frameAt(above, wanted.parent);
-    const identity = identityOf(ref, version);
-    this.#checkCycle(path, above, identity);
+    const asked: Asked = { ref, ...given({ version }) };
+    // A relative path says something else in every flake: its folder tells.
+    if (!relative)
+      this.#checkCycle(path, above, (frame) => frame.asked !== undefined && sameAsked(frame.asked, asked));
     const { source } = this.#options;
     const atHand = relative !== undefined && from.atHand;
     if (!source) this.#options.onUnknown?.({ path, kind: 'input', ref, ...given({ version }) });
@@ -378,11 +386,12 @@ export class Resolution {
     };
     if (!wanted.flake) return draft;
     const location = locationOf(folder);
-    this.#checkCycle(path, above, location);
+    this.#checkCycle(path, above, (frame) => frame.location === location);
     const frame: Frame = {
       path,
       above,
-      identities: [identity, location],
+      asked,
+      location,
       atHand,
       folder: async () => folder,
     };
@@ -464,10 +473,9 @@ export class Resolution {
       );
   }
 
-  #checkCycle(path: InputPath, above: Frame, identity: string | undefined): void {
-    if (identity === undefined) return;
+  #checkCycle(path: InputPath, above: Frame, isSame: (frame: Frame) => boolean): void {
     for (let frame: Frame | undefined = above; frame; frame = frame.above) {
-      if (!frame.identities.includes(identity)) continue;
+      if (!isSame(frame)) continue;
       const start = frame.path.length;
       const steps = path.slice(start).map((_, index) => printInputPath(path.slice(0, start + index + 1)));
       throw new FlkError(
@@ -507,9 +515,8 @@ function repositoryOf({ type, url }: GitRef): GitRef {
   return { type, url };
 }
 
-/** Undefined for a relative path, which says something else in every flake: its folder tells. */
-function identityOf(ref: FlakeRef, version: string | undefined): string | undefined {
-  return isRelativePath(ref) ? undefined : `${refKey(ref)} ${version ?? ''}`;
+function sameAsked(a: Asked, b: Asked): boolean {
+  return a.version === b.version && sameRef(a.ref, b.ref);
 }
 
 function locationOf({ treeKey, dir }: FlakeFolder): string {
