@@ -248,6 +248,7 @@ export class GitProgram {
     const told = Object.keys(process.env).some((name) => name.startsWith('GIT_CONFIG_'));
     // Most machines in a CI have none of them, and then there is no program to wait for.
     if (!told && !(await Promise.all(places.map(exists))).includes(true)) return new Map();
+    if (!(await this.available())) return new Map();
     const { status, stdout } = await run('git', ['config', '--null', '--list', '--includes'], {
       cwd: '/',
       env: gitEnvironment(),
@@ -311,6 +312,11 @@ type Failure = readonly [RegExp, ErrorCode, string];
 
 /** What git says, in English, when it fails, and what it means. It has no other way to tell. The first that fits counts. */
 const failures: readonly Failure[] = [
+  [
+    /mismatched object format/i,
+    'FLK_REF_UNSUPPORTED',
+    'names its objects by SHA-256, which flk does not read',
+  ],
   [
     /not our ref|unadvertised object|no such remote ref|reference is not a tree/i,
     'FLK_GIT_REV_GONE',

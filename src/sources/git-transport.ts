@@ -13,6 +13,7 @@ import {
   type RefQuery,
   type RemoteRef,
   repositoryMissing,
+  sha256Repository,
 } from './git-protocol.ts';
 import {
   type HttpClient,
@@ -123,6 +124,8 @@ export class HttpTransport implements GitTransport {
   readonly #http: HttpClient;
   #base: URL;
   #proven = false;
+  /** Whether the server has been asked what it is. Once is enough. */
+  #asked = false;
 
   constructor(url: URL, http: HttpClient) {
     this.#base = withoutTrailingSlash(url);
@@ -134,7 +137,7 @@ export class HttpTransport implements GitTransport {
     try {
       await this.#post(body, take);
     } catch (error) {
-      if (this.#proven || !(error instanceof MovedError)) throw error;
+      if (this.#proven || this.#asked || !(error instanceof MovedError)) throw error;
       await this.#discover(error);
       await this.#post(body, take);
     }
@@ -169,6 +172,7 @@ export class HttpTransport implements GitTransport {
   async explain(error: unknown): Promise<unknown> {
     if (this.#proven || !(error instanceof FlkError)) return error;
     if (error.code === 'FLK_HTTP_AUTH' || isCertificateError(error)) return new NeedsGitProgram(error);
+    if (this.#asked) return error;
     const mayBeOld =
       error.code === 'FLK_GIT_PROTOCOL' ||
       error.code === 'FLK_GIT_REMOTE' ||
@@ -184,6 +188,7 @@ export class HttpTransport implements GitTransport {
 
   /** Follows redirects to the repository; returns when a server of protocol v2 is there. */
   async #discover(reason: FlkError): Promise<void> {
+    this.#asked = true;
     let url = below(this.#base, 'info/refs?service=git-upload-pack');
     for (let hops = 0; hops <= maxRedirects; hops++) {
       const response = await this.#http.send({
@@ -220,7 +225,9 @@ export class HttpTransport implements GitTransport {
     const dumb = /^[0-9a-f]{40}\trefs\//.test(body.toString('latin1', 0, 64));
     if (type !== advertisementType && !dumb)
       throw repositoryMissing(this.url, { found: type ?? 'no content type', wanted: advertisementType });
-    if (dumb || !announcesVersion2(body)) throw new NeedsGitProgram(reason);
+    const capabilities = dumb ? [] : advertised(body);
+    if (capabilities.includes('object-format=sha256')) throw sha256Repository(this.url);
+    if (!capabilities.includes('version 2')) throw new NeedsGitProgram(reason);
   }
 }
 
@@ -230,13 +237,14 @@ class MovedError extends FlkError {
   }
 }
 
-function announcesVersion2(body: Buffer): boolean {
-  let found = false;
+/** The lines of an advertisement: of version 2 each is a capability. */
+function advertised(body: Buffer): string[] {
+  const lines: string[] = [];
   const reader = new PacketReader((packet) => {
-    found ||= packet.kind === 'data' && payloadText(packet.payload) === 'version 2';
+    if (packet.kind === 'data') lines.push(payloadText(packet.payload));
   });
   reader.push(body);
-  return found;
+  return lines;
 }
 
 /** As git does: only to another place that is asked the same, and never from https to http. */
