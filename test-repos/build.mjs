@@ -336,8 +336,11 @@ function add(objects, type, body) {
   return id;
 }
 
-/** @type {Record<'flake.yaml' | 'flake.nix', ManifestWriter>} */
-const manifestWriters = {
+/**
+ * The two kinds of manifest.
+ * @type {Record<'flake.yaml' | 'flake.nix', ManifestWriter>}
+ */
+export const manifestWriters = {
   'flake.yaml': (flake) => ({ 'flake.yaml': yaml(flake) }),
   'flake.nix': (flake) => ({ 'flake.nix': `${nix({ ...flake, outputs: nixOutputs })}\n` }),
 };
