@@ -190,7 +190,7 @@ class Layout {
     const floor = this.#lineEnd(this.#endOf(root.items[index - 1]!));
     while (at > floor) {
       const above = this.#lineStart(at - 1);
-      if (above <= floor || !/^\s*#/.test(this.#text.slice(above, at))) break;
+      if (!/^\s*#/.test(this.#text.slice(above, at))) break;
       at = above;
     }
     return at;

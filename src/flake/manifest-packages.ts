@@ -480,7 +480,6 @@ function onlyPerSystem(fields: Fields): boolean {
 function overlay(base: Located, part: LocatedMap): Located {
   if (base.kind !== 'map') return part;
   const entries = new Map(base.entries);
-  entries.delete('perSystem');
   for (const [key, entry] of part.entries) {
     const below = entries.get(key);
     const value =

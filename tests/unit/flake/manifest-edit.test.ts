@@ -34,6 +34,16 @@ describe('addInput', () => {
       `description: x\n\ninputs:\n  new: ${url}\n\n# what we make\npackages: {}\n`,
     ],
     [
+      'packages with a comment right below another key',
+      'description: x\n# what we make\npackages: {}\n',
+      `description: x\ninputs:\n  new: ${url}\n\n# what we make\npackages: {}\n`,
+    ],
+    [
+      'a text at the end that keeps its blank lines',
+      'x-a: |+\n  text\n\n\n',
+      `x-a: |+\n  text\n\n\ninputs:\n  new: ${url}\n`,
+    ],
+    [
       'packages first: at the end',
       '# head\npackages: {}\n',
       `# head\npackages: {}\n\ninputs:\n  new: ${url}\n`,
