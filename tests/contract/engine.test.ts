@@ -564,6 +564,22 @@ describe.skipIf(!canNamespace)(
       expect(readdirSync(join(root, 'stage'))).toEqual([]);
     });
 
+    it('does not wait for what has left the builder’s group', async () => {
+      const engine = localEngine({
+        store: folderStore(temporaryFolder()),
+        sandbox: 'none',
+        reporter: silent,
+      });
+      const lines: string[] = [];
+      const built = await engine.build(
+        request('sleep 98766 & setsid sleep 98767 & echo > $out; echo done', lines),
+      );
+      await built.dispose();
+      expect(lines).toEqual(['done']);
+      expect(running('98766')).toEqual([]);
+      for (const pid of running('98767')) process.kill(Number(pid), 'SIGKILL');
+    });
+
     it('refuses a pinned toolchain, which only a sandbox can put at /', async () => {
       const engine = localEngine({
         store: folderStore(temporaryFolder()),

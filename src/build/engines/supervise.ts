@@ -39,6 +39,8 @@ const wrapper = 'umask 022; ulimit -c 0; ulimit -f "$1" 2>/dev/null || :; shift;
 /** A line longer than this is cut, so that a builder cannot fill flk's memory. */
 const maxLine = 16 * 1024;
 const keptLines = 20;
+/** Milliseconds from a builder's end to the end of its output. */
+const grace = 1000;
 const maxReport = 64 * 1024;
 
 /**
@@ -98,7 +100,8 @@ export async function supervise(
       else lines.push(chunk);
     });
     let report = '';
-    (child.stdio[3] as Readable).on('data', (chunk: Buffer) => {
+    const reportPipe = child.stdio[3] as Readable;
+    reportPipe.on('data', (chunk: Buffer) => {
       if (report.length < maxReport) report += chunk.toString('latin1');
     });
     const finish = (): void => {
@@ -110,7 +113,11 @@ export async function supervise(
       output.stream.destroy();
       reject(new FlkError('FLK_SANDBOX_UNAVAILABLE', `cannot run sh: ${error.message}`, { cause: error }));
     });
-    child.on('exit', () => killGroup(child.pid));
+    child.on('exit', () => {
+      killGroup(child.pid);
+      // Without a process namespace something may have left the group and still hold the pipes: it is not waited for.
+      timers.push(setTimeout(() => [output.stream, reportPipe].map((pipe) => pipe.destroy()), grace));
+    });
     const closed = new Promise<[number | null, NodeJS.Signals | null]>((done) => {
       child.on('close', (status, by) => done([status, by]));
     });
