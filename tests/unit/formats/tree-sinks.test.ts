@@ -136,6 +136,7 @@ describe('a part of a tree', () => {
       'deep',
       'docs/a.md',
       'src/docs',
+      'docs/main.c',
       '..',
       'docs/..',
     ])
