@@ -15,7 +15,7 @@ import { utilLinux } from './unshare.ts';
 import { hostView, isolatedView, makeScratch, type Scratch, storeMounts, type View } from './view.ts';
 
 /** `auto`: bubblewrap where it is installed and works, else util-linux (`unshare`), else refuse. `none`: the host, with a notice. */
-export type SandboxChoice = 'auto' | 'bubblewrap' | 'unshare' | 'none';
+type SandboxChoice = 'auto' | 'bubblewrap' | 'unshare' | 'none';
 
 export interface LocalEngineOptions {
   readonly store: Pick<Store, 'physical' | 'query' | 'stage'>;
