@@ -1,3 +1,5 @@
+import { readFileSync } from 'node:fs';
+import { Ajv2020 } from 'ajv/dist/2020.js';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
@@ -176,6 +178,27 @@ describe('a lock', () => {
       readJson(withRoot({ a: 'a', b: 'b' }, { a: node({ c: 'c' }), b: node({ c: 'c' }), c: node() })).nodes
         .size,
     ).toBe(4);
+  });
+});
+
+describe('the schema', () => {
+  const text = readFileSync(new URL('../../../schemas/flake.lock.schema.json', import.meta.url), 'utf8');
+  const validate = new Ajv2020({ strict: true, strictRequired: false }).compile(JSON.parse(text) as object);
+
+  it('takes what Nix and flk write', () => {
+    expect(validate(JSON.parse(byNix))).toBe(true);
+    expect(validate(withRoot({ a: 'a' }, { a: node({}, { flk: { version: '^1', tag: 'v1.2.0' } }) }))).toBe(
+      true,
+    );
+  });
+
+  it.each([
+    ['no version', { nodes: {}, root: 'root' }],
+    ['an unknown key', { ...withRoot({}), more: 1 }],
+    ['a rev that is none', withRoot({ a: 'a' }, { a: node({}, { locked: { ...locked, rev: 'main' } }) })],
+    ['original without locked', withRoot({ a: 'a' }, { a: { original } })],
+  ])('refuses %s', (_, json) => {
+    expect(validate(json)).toBe(false);
   });
 });
 
