@@ -28,13 +28,16 @@ function randomNumbers(seed) {
 /** Text that deflates about as well as source code does. */
 function textMaker(random) {
   const letters = 'etaoinshrdlucmfwypvbgkjqxz';
-  const words = Array.from({ length: 6000 }, () =>
-    Array.from({ length: 2 + Math.floor(random() * 9) }, () => letters[Math.floor(random() ** 2 * letters.length)]).join(''),
+  const words = Array.from({ length: 3000 }, () =>
+    Array.from(
+      { length: 2 + Math.floor(random() * 9) },
+      () => letters[Math.floor(random() ** 2 * letters.length)],
+    ).join(''),
   );
   return (size) => {
     const parts = [];
     for (let length = 0; length < size; ) {
-      const word = words[Math.floor(random() ** 2 * words.length)];
+      const word = words[Math.floor(random() ** 6 * words.length)];
       const end = random() < 0.12 ? ';\n  ' : ' ';
       parts.push(word, end);
       length += word.length + end.length;
@@ -50,7 +53,11 @@ function* files(random) {
     const name = `p${i.toString(36)}-${Math.floor(random() * 1e6).toString(36)}`;
     const folder = `pkgs/by-name/${String.fromCharCode(97 + (i % 26))}${Math.floor(i / 26) % 40}/${name}`;
     folders.push(folder);
-    yield { path: `${folder}/package.nix`, data: text(400 + Math.floor(random() ** 3 * 6000)), mode: '100644' };
+    yield {
+      path: `${folder}/package.nix`,
+      data: text(400 + Math.floor(random() ** 3 * 6000)),
+      mode: '100644',
+    };
   }
   // The rest of the bytes goes into fewer files: patches, generated sets, lock files.
   const rest = totalBytes - packages * 1900;
@@ -88,7 +95,9 @@ export async function synthesise(folder) {
   const random = randomNumbers(40_000);
   let count = 0;
   let bytes = 0;
-  await write('commit refs/heads/main\ncommitter Synth <synth@example.org> 1700000000 +0000\ndata 6\nsynth\n');
+  await write(
+    'commit refs/heads/main\ncommitter Synth <synth@example.org> 1700000000 +0000\ndata 6\nsynth\n',
+  );
   for (const { path, data, mode } of files(random)) {
     await write(`M ${mode} inline ${path}\ndata ${data.length}\n`);
     await write(data);

@@ -46,7 +46,7 @@ function headerOf(data: Buffer): string {
   return data.toString('latin1', 0, Math.min(end < 0 ? data.length : end + 1, 1024 * 1024));
 }
 
-export type EntryKind = 'directory' | 'file' | 'executable' | 'symlink' | 'gitlink';
+type EntryKind = 'directory' | 'file' | 'executable' | 'symlink' | 'gitlink';
 
 export interface TreeEntry {
   readonly name: Buffer;
@@ -105,6 +105,7 @@ function kindOf(mode: string): EntryKind | undefined {
 }
 
 /** In any case of letters: some file systems take `.GIT` for `.git`. */
-const isDotGit = (name: Buffer): boolean => name.length === 4 && name.toString('latin1').toLowerCase() === '.git';
+const isDotGit = (name: Buffer): boolean =>
+  name.length === 4 && name.toString('latin1').toLowerCase() === '.git';
 
 const quoted = (bytes: Buffer): string => JSON.stringify(bytes.toString('utf8', 0, 100));

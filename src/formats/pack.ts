@@ -29,7 +29,7 @@ export const packLimits: PackLimits = {
   work: 256 * 2 ** 30,
 };
 
-export type ObjectType = 'commit' | 'tree' | 'blob' | 'tag';
+type ObjectType = 'commit' | 'tree' | 'blob' | 'tag';
 
 /** Indexed by the number that stands in the pack. */
 const typeNames: readonly (ObjectType | undefined)[] = [undefined, 'commit', 'tree', 'blob', 'tag'];

@@ -65,7 +65,7 @@ const opening = (command: string): Buffer[] => [
 ];
 
 /** The refs asked for, symbolic refs and annotated tags resolved; those that do not exist are just not there. */
-export async function lsRefs(transport: GitTransport, query: RefQuery): Promise<RemoteRef[]> {
+async function lsRefs(transport: GitTransport, query: RefQuery): Promise<RemoteRef[]> {
   const body = Buffer.concat([
     ...opening('ls-refs'),
     textPacket('peel'),

@@ -119,7 +119,7 @@ const resultType = 'application/x-git-upload-pack-result';
 const advertisementType = 'application/x-git-upload-pack-advertisement';
 
 /** Posts requests straight away, without asking the server first what it can do: one round trip less for each repository. */
-export class HttpTransport implements GitTransport {
+class HttpTransport implements GitTransport {
   readonly url: string;
   readonly #http: HttpClient;
   #base: URL;

@@ -67,7 +67,7 @@ function distance(value: number): Buffer {
   return Buffer.from(bytes);
 }
 
-export function deltaSize(value: number): Buffer {
+function deltaSize(value: number): Buffer {
   const bytes: number[] = [];
   let rest = value;
   do {
