@@ -62,7 +62,7 @@ export async function lockedWorld(
     const opened = await sourceTree(tree);
     trees.set(`https://test.example/${key}`, opened);
     const locked: FlakeRef = relative
-      ? { type: 'path', path: relative.path }
+      ? { type: 'path', path: relative.path, ...(dir === undefined ? {} : { dir }) }
       : {
           type: 'git',
           url: `https://test.example/${key}`,

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import { silent } from '../../../src/base/events.ts';
 import { type InstantiatedPackage, instantiate } from '../../../src/build/instantiate.ts';
+import { mergeKey } from '../../../src/build/merge.ts';
 import { setupRunner } from '../../../src/build/setup.ts';
 import { parsePackageRef } from '../../../src/flake/package-ref.ts';
 import { assertOutputPaths, derivationPath, hashDerivationModulo } from '../../../src/formats/derivation.ts';
@@ -284,7 +285,7 @@ packages: { default: "middle#", a: { buildInputs: ["middle#", "middle/deep#lib"]
       ),
       {
         mono: { tree: mono, dir: 'libs/foo', inputs: { bar: 'bar' } },
-        bar: { tree: directory(), flake: false, relative: { path: '../bar', parent: ['foo'] } },
+        bar: { tree: directory(), flake: false, dir: 'sub', relative: { path: '../bar', parent: ['foo'] } },
       },
       { foo: 'mono' },
     );
@@ -292,7 +293,7 @@ packages: { default: "middle#", a: { buildInputs: ["middle#", "middle/deep#lib"]
     const result = await make(made, 'a');
     expect(topOf(result).derivation.env.get('src')).toBe(`${whole}/libs/foo`);
     const foo = [...result.derivations.values()].find(({ name }) => name === 'foo')!;
-    expect(foo.derivation.env.get('ALL')).toBe(`${whole}/libs/bar`);
+    expect(foo.derivation.env.get('ALL')).toBe(`${whole}/libs/bar/sub`);
     expect(foo.derivation.env.get('src')).toBe(
       makeSourcePath('source', (await hashTree(treeFrom(directory({ 'foo.c': file('f') })))).narHash),
     );
@@ -351,6 +352,11 @@ inputs: { extra: { url: "git+https://test.example/extra", flake: false } }
     // Only the fetch that is built with is a derivation of this build; those in the merge have done their duty.
     expect([...made.derivations.values()].map(({ name }) => name).sort()).toEqual(['a', 'data']);
     expect((await make2('a')).fetched).toEqual([]);
+    const parts = [
+      { label: '', path: makeSourcePath('tools', await toolsHash()) },
+      { label: '', path: makeSourcePath('source', (await hashTree(treeFrom(extra))).narHash) },
+    ];
+    expect(store.memo(mergeKey(parts, new Map([['bin/cc', 'sh']])))).toBe(store.query(base)?.narHash);
   });
 
   test('a merge may lie in a merge', async () => {

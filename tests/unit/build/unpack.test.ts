@@ -203,6 +203,8 @@ describe('Debian packages', () => {
     expect(await contentsOf(await unpacked(debOf(data), true))).toEqual(['usr/', 'usr/f']);
     expect(await contentsOf(await unpacked(debOf(gzipSync(data), '.gz'), true))).toEqual(['usr/', 'usr/f']);
     expect(await contentsOf(await unpacked(debOf(await xz(data), '.xz'), true))).toEqual(['usr/', 'usr/f']);
+    const odd = arOf({ 'debian-binary': Buffer.from('2.0\n'), _odd: Buffer.from('odd'), 'data.tar': data });
+    expect(await contentsOf(await unpacked(odd, true))).toEqual(['usr/', 'usr/f']);
     const packed = debOf(Buffer.from(zstd, 'base64'), '.zst');
     expect(await contentsOf(await unpacked(packed, true))).toEqual(['pkg/', 'pkg/hello', 'pkg/run*']);
   });
@@ -259,6 +261,10 @@ describe('hostile archives', () => {
     ],
     ['an unknown kind', [{ path: 'a', type: 'V' }]],
     ['a damaged pax header', [{ path: 'p', type: 'x', contents: '99 path=x\n' }, { path: 'a' }]],
+    [
+      'a pax header of megabytes',
+      [{ path: 'p', type: 'x', contents: paxBody({ comment: 'x'.repeat(2 ** 21) }) }, { path: 'a' }],
+    ],
     ['a pax header of gigabytes', [{ path: 'p', type: 'x', size: 2 ** 32 - 1 }]],
     ['an empty link', [{ path: 'a', type: '2', target: '' }]],
     ['a file as the top', [{ path: './', type: '7' }]],
