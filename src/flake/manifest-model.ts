@@ -33,7 +33,7 @@ export interface SelfSelection {
 }
 
 /** A source or a package's output: `inputs` of a manifest are known by then, packages of other flakes are not. */
-export interface RefSelection {
+interface RefSelection {
   readonly kind: 'ref';
   readonly ref: PackageRef;
 }

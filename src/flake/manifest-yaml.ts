@@ -17,7 +17,7 @@ import {
 import type { Json } from '../base/canonical.ts';
 import { type Findings, positionOf, type Range } from '../base/diagnostics.ts';
 
-export interface LocatedScalar {
+interface LocatedScalar {
   readonly kind: 'scalar';
   readonly value: string | number | boolean | null;
   /** As written, without quotes; for a null before a comment, the comment's first word: YAML has eaten what was meant. */
@@ -25,7 +25,7 @@ export interface LocatedScalar {
   readonly range: Range;
 }
 
-export interface LocatedList {
+interface LocatedList {
   readonly kind: 'list';
   readonly items: readonly Located[];
   readonly range: Range;
@@ -46,7 +46,7 @@ export interface LocatedEntry {
 export type Located = LocatedScalar | LocatedList | LocatedMap;
 
 /** No manifest that a person wrote comes near these; see tests for what lies beyond. */
-export const yamlLimits = {
+const yamlLimits = {
   /** UTF-16 units. */
   length: 1 << 20,
   lexemes: 250_000,

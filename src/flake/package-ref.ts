@@ -31,8 +31,8 @@ export type BareWord = 'package' | 'input';
 /** What Nix 2.34 accepts in a `follows`. */
 export const inputNamePattern = /^[A-Za-z][A-Za-z0-9_-]*$/;
 /** Part of a store path's name, without the dot, which separates an output. */
-export const packageNamePattern = /^[A-Za-z0-9_][A-Za-z0-9_+-]*$/;
-export const outputNamePattern = /^[A-Za-z_][A-Za-z0-9_-]*$/;
+const packageNamePattern = /^[A-Za-z0-9_][A-Za-z0-9_+-]*$/;
+const outputNamePattern = /^[A-Za-z_][A-Za-z0-9_-]*$/;
 
 /** Throws FLK_REF_INVALID. */
 export function parsePackageRef(text: string, bareWord: BareWord): PackageRef {
