@@ -67,7 +67,7 @@ import { deflateSync } from 'node:zlib';
  */
 
 /** The base URL for which the recipes assert their hashes. */
-export const canonicalBase = 'https://git.flk.example';
+const canonicalBase = 'https://git.flk.example';
 
 /** @param {string | Buffer} data @returns {Executable} */
 export const executable = (data) => ({ kind: 'executable', data });
@@ -179,7 +179,7 @@ function assertExpectedIds(recipe) {
  * @param {string} id
  * @returns {Map<string, Exclude<Content, null>>}
  */
-export function filesOf(recipe, id) {
+function filesOf(recipe, id) {
   const index = recipe.commits.findIndex((commit) => commit.id === id);
   const commit = recipe.commits[index];
   if (!commit) throw new Error(`recipe ${recipe.name} has no commit ${id}`);

@@ -12,12 +12,12 @@ import type { FlakeRef, Rev } from '../flake/flake-ref.ts';
 import type { Source, SourceTree } from '../flake/source.ts';
 import { lookAt, readRegularFile, unreadable } from './disk.ts';
 import { fetchPath } from './path.ts';
+import { openTrackedFiles } from './tracked-files.ts';
 import {
   assertTracked,
   findRepository,
   hasGit,
   isOutside,
-  openTrackedFiles,
   readTracked,
   trackFile,
   upwards,

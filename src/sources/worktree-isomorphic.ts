@@ -12,7 +12,7 @@ import type { Rev } from '../flake/flake-ref.ts';
 import type { SourceTree } from '../flake/source.ts';
 import { hashTree, isNodeName, maxDepth, type TreeSink } from '../formats/nar.ts';
 import { lookAt } from './disk.ts';
-import type { TrackedEntry, TrackedState } from './worktree.ts';
+import type { TrackedEntry, TrackedState } from './tracked-files.ts';
 
 type IsomorphicGit = typeof import('isomorphic-git');
 

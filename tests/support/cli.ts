@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { temporaryFolder } from './temp.ts';
 
-export const program = fileURLToPath(new URL('../../bin/flk.js', import.meta.url));
+const program = fileURLToPath(new URL('../../bin/flk.js', import.meta.url));
 
 export interface CliResult {
   /** Null when a signal ended it. */

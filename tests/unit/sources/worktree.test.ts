@@ -12,12 +12,8 @@ import { describe, expect, test } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import { silent } from '../../../src/base/events.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
-import {
-  findRepository,
-  openTrackedFiles,
-  readTrackedByGit,
-  type TrackedState,
-} from '../../../src/sources/worktree.ts';
+import { openTrackedFiles, type TrackedState } from '../../../src/sources/tracked-files.ts';
+import { findRepository, readTrackedByGit } from '../../../src/sources/worktree.ts';
 import {
   openCommitByIsomorphicGit,
   readTrackedByIsomorphicGit,
@@ -136,6 +132,19 @@ describe('a working tree', () => {
       },
       ['flake.yaml'],
     ],
+    [
+      'a folder within a folder replaced by such a link',
+      (root) => {
+        const outside = temporaryFolder();
+        mkdirSync(join(root, 'deep/down'), { recursive: true });
+        writeFileSync(join(root, 'deep/down/file'), '');
+        git(root, 'add', '.');
+        rmSync(join(root, 'deep/down'), { recursive: true });
+        writeFileSync(join(outside, 'file'), 'secret\n');
+        symlinkSync(outside, join(root, 'deep/down'));
+      },
+      ['flake.yaml', 'src/', 'src/main'],
+    ],
   ])('with %s', async (_, change, expected) => {
     const root = small();
     change(root);
@@ -192,6 +201,11 @@ describe('a working tree', () => {
     expect(await listed(root)).toEqual(['.gitmodules', 'flake.yaml', 'module/', 'src/', 'src/main']);
     appendFileSync(join(root, 'module/src/main'), 'changed\n');
     expect((await readTrackedByGit(root)).dirty).toBe(false);
+    git(join(root, 'module'), 'commit', '--quiet', '-am', 'another commit');
+    expect((await readTrackedByGit(root)).dirty).toBe(false);
+    expect(await readTrackedByIsomorphicGit(root)).toEqual(await readTrackedByGit(root));
+    git(root, 'add', 'module');
+    expect((await readTrackedByGit(root)).dirty).toBe(true);
     expect(await readTrackedByIsomorphicGit(root)).toEqual(await readTrackedByGit(root));
   });
 
@@ -278,8 +292,25 @@ describe('without a git program', () => {
 
   test('a file rewritten with the same size and time as before is found out', async () => {
     const root = small();
-    writeFileSync(join(root, 'src/main'), 'MAIN\n');
+    const file = join(root, 'src/main');
+    const before = join(temporaryFolder(), 'before');
+    execFileSync('cp', ['-p', file, before]);
+    writeFileSync(file, 'MAIN\n');
+    execFileSync('touch', ['-r', before, file]);
+    // As if the index had been written in the same moment.
+    execFileSync('touch', ['-r', before, join(root, '.git/index')]);
     expect((await readTrackedByIsomorphicGit(root)).dirty).toBe(true);
+  });
+
+  test('an empty file that is staged as deleted and known by add -N again is a change', async () => {
+    const root = small();
+    writeFileSync(join(root, 'empty'), '');
+    git(root, 'add', 'empty');
+    git(root, 'commit', '--quiet', '-m', 'empty');
+    git(root, 'rm', '--quiet', '--cached', 'empty');
+    git(root, 'add', '-N', 'empty');
+    expect((await readTrackedByIsomorphicGit(root)).dirty).toBe(true);
+    expect(await readTrackedByIsomorphicGit(root)).toEqual(await readTrackedByGit(root));
   });
 
   test('a commit’s tree is what git checks out', async () => {
