@@ -28,7 +28,7 @@ function randomNumbers(seed) {
 /** Text that deflates about as well as source code does. */
 function textMaker(random) {
   const letters = 'etaoinshrdlucmfwypvbgkjqxz';
-  const words = Array.from({ length: 3000 }, () =>
+  const words = Array.from({ length: 1200 }, () =>
     Array.from(
       { length: 2 + Math.floor(random() * 9) },
       () => letters[Math.floor(random() ** 2 * letters.length)],
@@ -37,7 +37,7 @@ function textMaker(random) {
   return (size) => {
     const parts = [];
     for (let length = 0; length < size; ) {
-      const word = words[Math.floor(random() ** 6 * words.length)];
+      const word = words[Math.floor(random() ** 18 * words.length)];
       const end = random() < 0.12 ? ';\n  ' : ' ';
       parts.push(word, end);
       length += word.length + end.length;
@@ -62,7 +62,7 @@ function* files(random) {
   // The rest of the bytes goes into fewer files: patches, generated sets, lock files.
   const rest = totalBytes - packages * 1900;
   for (let i = 0; i < extraFiles; i++) {
-    const size = Math.floor((rest / extraFiles) * (i % 100 === 0 ? 40.9 : 0.614) * (0.5 + random()));
+    const size = Math.floor((rest / extraFiles) * (i % 100 === 0 ? 40.3 : 0.605) * (0.5 + random()));
     const kind = ['patch', 'json', 'sh', 'lock'][i % 4];
     yield {
       path: `${folders[Math.floor(random() * folders.length)]}/file${i}.${kind}`,

@@ -91,14 +91,14 @@ export class FetchCache {
 
   /** What a server answered to a question before, and when (ms since 1970). */
   async answer<T>(question: Question): Promise<{ readonly answer: T; readonly time: number } | undefined> {
-    const note = await this.#read<{ question: Question; answer: T; time: number }>(answerName(question));
-    const same = note?.question.url === question.url && note.question.about === question.about;
-    return same ? { answer: note.answer, time: note.time } : undefined;
+    const note = await this.#read<{ about: string; answer: T; time: number }>(answerName(question));
+    return note?.about === digestOfQuestion(question) ? { answer: note.answer, time: note.time } : undefined;
   }
 
   async keepAnswer<T>(question: Question, answer: T): Promise<void> {
     await makeFolder(join(this.#folder, 'answers'));
-    await this.#write(answerName(question), { question, answer, time: Date.now() });
+    // By its digest, for a URL may hold a password.
+    await this.#write(answerName(question), { about: digestOfQuestion(question), answer, time: Date.now() });
   }
 
   /** Bare repositories that the git program fetches into. */
@@ -139,8 +139,9 @@ export interface Question {
 }
 
 const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
-const answerName = ({ url, about }: Question): string =>
-  join('answers', `${digestOf(`${url}\n${about}`).slice(0, 40)}.json`);
+const digestOfQuestion = ({ url, about }: Question): string => digestOf(`${url}\n${about}`);
+const answerName = (question: Question): string =>
+  join('answers', `${digestOfQuestion(question).slice(0, 40)}.json`);
 const stamp = (): string => `${process.pid}.${randomBytes(4).toString('hex')}`;
 
 function unwritable(path: string, cause: unknown): FlkError {
