@@ -142,7 +142,7 @@ export class Context {
 
 /** XDG's folders; `--store` and relative values count from the current folder. */
 export function foldersOf(world: Pick<World, 'env' | 'cwd'>, store: string | undefined): Folders {
-  const home = world.env.HOME ?? homedir();
+  const home = isAbsolute(world.env.HOME ?? '') ? world.env.HOME! : homedir();
   // The XDG specification: a value that is not absolute is ignored.
   const xdg = (name: string, fallback: string): string => {
     const value = world.env[name];

@@ -83,8 +83,10 @@ export class Progress {
         entry.unit = event.unit;
         sample(entry.samples, now, event.done);
         if (moved !== 0) {
-          this.#bytes += moved;
-          sample(this.#byteSamples, now, this.#bytes);
+          if (entry.activity.type === 'fetch') {
+            this.#bytes += moved;
+            sample(this.#byteSamples, now, this.#bytes);
+          }
           this.#count(entry.activity.type, (tally) => ({ ...tally, bytes: tally.bytes + moved }));
         }
         return undefined;
@@ -125,7 +127,7 @@ export class Progress {
     return this.#tallies.get(type) ?? emptyTally;
   }
 
-  /** Bytes over all spans. */
+  /** Bytes that came from elsewhere, over all spans; what is hashed or stored here is not counted again. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -135,7 +137,7 @@ export class Progress {
     return this.#firstAt === undefined ? 0 : now - this.#firstAt;
   }
 
-  /** Units per second lately: of one span, or of all bytes. Undefined while too little is known. */
+  /** Units per second lately: of one span, or of all bytes fetched. Undefined while too little is known. */
   rate(now: number, id?: number): number | undefined {
     const samples = id === undefined ? this.#byteSamples : (this.#running.get(id)?.samples ?? []);
     const recent = samples.filter(([at]) => now - at <= rateWindow);

@@ -46,6 +46,15 @@ describe('Progress', () => {
     expect(progress.tally('fetch').bytes).toBe(47);
   });
 
+  it('does not count what is only hashed here as moved', () => {
+    const progress = fold(
+      [0, { kind: 'start', id: 1, activity: { type: 'hash', subject: '/x' } }],
+      [1, bytes(1, 100)],
+    );
+    expect(progress.bytes).toBe(0);
+    expect(progress.tally('hash').bytes).toBe(100);
+  });
+
   it('does not count objects as bytes', () => {
     const progress = fold(
       [0, fetching(1)],
