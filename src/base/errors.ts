@@ -314,9 +314,9 @@ function clean(text: string): string {
   return redactUrls(text).replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '\ufffd');
 }
 
-/** Replaces user info in URLs by `***`. */
-export function redactUrls(text: string): string {
+/** Replaces user info in URLs by what `mask` gives for it: `***`, or as many characters where places in the text must stay. */
+export function redactUrls(text: string, mask: (user: string) => string = () => '***'): string {
   return text.replace(/\b([a-z][a-z0-9+.-]*:\/\/)([^/?#\s@]*)@/gi, (whole, scheme: string, user: string) =>
-    user === 'git' ? whole : `${scheme}***@`,
+    user === 'git' ? whole : `${scheme}${mask(user)}@`,
   );
 }

@@ -1,6 +1,6 @@
 /** A FlkError as a person reads it, as a program reads it, and as a code review shows it. */
 import { type Diagnostic, placeOf, positionOf } from '../base/diagnostics.ts';
-import type { FlkError } from '../base/errors.ts';
+import { type FlkError, redactUrls } from '../base/errors.ts';
 import { cellWidth, cleanLine, cleanText, clipEnd, type Palette, padCells } from './text.ts';
 
 export interface ErrorJson {
@@ -85,7 +85,8 @@ function renderFacts(facts: Readonly<Record<string, string>>, palette: Palette):
 const widestLine = 160;
 
 export function renderDiagnostic(diagnostic: Diagnostic, palette: Palette): string[] {
-  const { text } = diagnostic.file;
+  // The line may hold the very password that it is refused for.
+  const text = redactUrls(diagnostic.file.text, (user) => '*'.repeat(user.length));
   const { line } = positionOf(text, diagnostic.range.start);
   const lineStart = text.lastIndexOf('\n', Math.max(0, diagnostic.range.start - 1)) + 1;
   const start = Math.max(lineStart, diagnostic.range.start);

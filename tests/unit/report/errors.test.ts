@@ -65,6 +65,13 @@ describe('renderError', () => {
     ).toBe('  | ^');
   });
 
+  it('hides the password in a line, and leaves everything else in its place', () => {
+    const text = 'a: git+https://user:secret@host/x\n';
+    const lines = renderDiagnostic({ ...at(text, 'host/x'), message: 'm' }, noColours);
+    expect(lines[2]).toBe('1 | a: git+https://***********@host/x');
+    expect(lines[3]).toBe(`  | ${' '.repeat(text.indexOf('host'))}^^^^^^`);
+  });
+
   it('marks only the first line of a range over many', () => {
     const text = 'a: |\n  x\n  y\n';
     const lines = renderDiagnostic(
