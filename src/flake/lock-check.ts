@@ -19,7 +19,7 @@ export interface CheckOptions {
   readonly overrides?: ReadonlyMap<string, FlakeRef>;
 }
 
-export type StaleKind =
+type StaleKind =
   | 'added'
   | 'removed'
   /** Declared with another reference than the one that was locked. */

@@ -5,7 +5,7 @@ import type { LockEdge, LockFile } from './lock-file.ts';
 import type { InputPath } from './package-ref.ts';
 
 /** What an input leads to in one of the locks. */
-export type Pinned =
+type Pinned =
   | { readonly kind: 'node'; readonly locked: FlakeRef; readonly tag?: string }
   | { readonly kind: 'follows'; readonly path: InputPath };
 

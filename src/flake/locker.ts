@@ -117,7 +117,7 @@ function deduplicated(source: Source, maxConcurrency: number): Source {
  * Gives nodes their keys, as Nix does: depth first over the names of inputs in byte order, a node takes its input's name, and
  * where that is taken the first free of `name_2`, `name_3`, …
  */
-export function numbered(root: Draft): LockFile {
+function numbered(root: Draft): LockFile {
   const nodes = new Map<string, LockNode>();
   const taken = new Set<string>();
   const lastNumber = new Map<string, number>();

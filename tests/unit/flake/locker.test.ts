@@ -133,6 +133,22 @@ describe('a first lock', () => {
     expect([...bench.lock!.nodes.keys()].sort()).toEqual(['a', 'b', 'c', 'c_2', 'c_3', 'd', 'root']);
   });
 
+  it('numbers nodes of one name depth first, in the order of names', async () => {
+    const bench = chain();
+    bench.inputs = { c: git('d'), b: git('c'), a: git('b') };
+    await bench.run();
+    const keyed = [...bench.lock!.nodes].map(
+      ([key, { locked }]) => `${key} ${locked?.type === 'git' ? locked.url : ''}`,
+    );
+    expect(keyed.sort()).toEqual([
+      `a ${url('b')}`,
+      `b ${url('c')}`,
+      `c ${url('c')}`,
+      `c_2 ${url('d')}`,
+      'root ',
+    ]);
+  });
+
   it('reads no manifest where only files are wanted', async () => {
     const bench = new Bench();
     bench.source.commit(url('x'), { README: '' });
@@ -674,6 +690,22 @@ describe('relative inputs', () => {
     bench.inputs = { a: git('a') };
     expect(await bench.reasons()).toEqual(['a unread']);
     expect(await bench.run()).toEqual({ a: 'a@1', 'a/b': 'b@1', 'a/b/c': 'c@1' });
+  });
+
+  it('of an override are other ones than those of the same words in the flake itself', async () => {
+    const bench = chain();
+    bench.source.commit(url('a'), {
+      ...flakeYaml({ b: 'path:./mine' }),
+      'mine/flake.yaml': flakeYaml({ c: git('c') })['flake.yaml']!,
+    });
+    bench.inputs = { a: git('a') };
+    expect(await bench.run()).toEqual({ a: 'a@2', 'a/b': './mine', 'a/b/c': 'c@1' });
+    bench.inputs = { a: { url: git('a'), inputs: { b: { url: 'path:./mine' } } } };
+    bench.files = { 'mine/flake.yaml': flakeYaml({ d: git('d') })['flake.yaml']! };
+    expect(await bench.reasons()).toEqual(['a/b reference']);
+    expect(await bench.run()).toEqual({ a: 'a@2', 'a/b': './mine', 'a/b/d': 'd@1' });
+    bench.inputs = { a: git('a') };
+    expect(await bench.run()).toEqual({ a: 'a@2', 'a/b': './mine', 'a/b/c': 'c@1' });
   });
 
   it.each(['path:../x', 'path:./a/../../x', 'path:..'])('%s may not leave the tree', async (path) => {
