@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { type FileHandle, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { throwIfAborted } from './concurrency.ts';
 import { FlkError, systemCode } from './errors.ts';
 
 /** The file's bytes, or undefined where there is none. Larger than `limit` bytes is FLK_LIMIT. */
@@ -73,9 +74,14 @@ export async function makeFolder(path: string): Promise<void> {
 
 /**
  * Runs `work` while holding an exclusive lock file at `path`, which names its owner's pid and start time. A lock whose owner is
- * dead is taken over. Waits up to `patience` ms, then throws FLK_LOCK_BUSY. All owners must be on one machine.
+ * dead is taken over. Waits up to `patience` ms (default: ten minutes), then throws FLK_LOCK_BUSY; FLK_INTERRUPTED when `signal` fires
+ * meanwhile. All owners must be on one machine.
  */
-export async function withFileLock<T>(path: string, work: () => Promise<T>, patience = 600_000): Promise<T> {
+export async function withFileLock<T>(
+  path: string,
+  work: () => Promise<T>,
+  { patience = 600_000, signal }: { patience?: number; signal?: AbortSignal | undefined } = {},
+): Promise<T> {
   const owner = `${process.pid} ${await startTime(process.pid)} ${randomBytes(6).toString('hex')}\n`;
   const deadline = Date.now() + patience;
   for (let wait = 5; ; wait = Math.min(wait * 2, 200)) {
@@ -85,6 +91,7 @@ export async function withFileLock<T>(path: string, work: () => Promise<T>, pati
         facts: { holder: await holder(path) },
       });
     }
+    throwIfAborted(signal);
     await sleep(wait);
   }
   try {

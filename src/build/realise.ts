@@ -6,7 +6,7 @@ import { compareBytes } from '../base/canonical.ts';
 import { type Limiter, limiter, OnceMap, throwIfAborted } from '../base/concurrency.ts';
 import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
 import { type Reporter, span } from '../base/events.ts';
-import type { Derivation } from '../formats/derivation.ts';
+import { type Derivation, derivationReferences, printDerivation } from '../formats/derivation.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 import type { Store } from '../store/store.ts';
 import { walkPath } from '../store/tree-files.ts';
@@ -78,6 +78,7 @@ class Realisation {
   readonly #job: Limiter;
   readonly #needed = new OnceMap<StorePath, void>();
   readonly #sources = new OnceMap<StorePath, void>();
+  readonly #recorded = new OnceMap<StorePath, void>();
   /** Output path → the derivation that makes it. */
   readonly #makers: ReadonlyMap<StorePath, StorePath>;
   #failed = false;
@@ -100,6 +101,7 @@ class Realisation {
     return this.#needed.get(drvPath, async () => {
       if (this.#isValid(plan.derivation)) return;
       await this.#needInputs(plan);
+      await this.#record(drvPath);
       await this.#job(async () => {
         throwIfAborted(this.#context.signal);
         if (this.#failed && !this.#options.keepGoing)
@@ -154,6 +156,20 @@ class Realisation {
     );
   }
 
+  /** Keeps the recipe of what is built: the `.drv` file, and with it those of its inputs and their sources, to which it refers. */
+  #record(drvPath: StorePath): Promise<void> {
+    return this.#recorded.get(drvPath, async () => {
+      const { store } = this.#context;
+      if (store.query(drvPath)) return;
+      const { name, derivation } = planned(this.#instantiation, drvPath);
+      await Promise.all([
+        ...[...derivation.inputDrvs.keys()].map((input) => this.#record(input)),
+        ...derivation.inputSrcs.map((path) => this.#source(path)),
+      ]);
+      await store.addText(`${name}.drv`, printDerivation(derivation), derivationReferences(derivation));
+    });
+  }
+
   #source(path: StorePath): Promise<void> {
     return this.#sources.get(path, async () => {
       if (this.#context.store.query(path)) return;
@@ -170,11 +186,12 @@ class Realisation {
     for (;;) {
       let begun = false;
       try {
-        return await store.withPathLocks(outputPaths(derivation), async () => {
+        const locked = async (): Promise<T> => {
           begun = true;
           throwIfAborted(signal);
           return await work();
-        });
+        };
+        return await store.withPathLocks(outputPaths(derivation), locked, signal);
       } catch (error) {
         if (begun || !(error instanceof FlkError) || error.code !== 'FLK_LOCK_BUSY') throw error;
         throwIfAborted(signal);

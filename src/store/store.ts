@@ -42,7 +42,7 @@ export interface Store {
     options?: { replace?: boolean },
   ): Promise<void>;
   /** Runs `work` while nobody else, here or in another process, builds or writes these paths. Within, they may be locked again. */
-  withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>): Promise<T>;
+  withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>, signal?: AbortSignal): Promise<T>;
   /** The bytes on disk against the record; throws FLK_STORE_CORRUPT. */
   verifyPath(path: StorePath): Promise<void>;
   /** A tree over what lies on disk. */
@@ -252,13 +252,13 @@ class DiskStore implements Store {
     }
   }
 
-  withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>): Promise<T> {
+  withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     const held = this.#held.getStore() ?? [];
     const needed = [...new Set(paths)].filter((path) => !held.includes(path));
     // One order for everybody, so that no two processes wait for each other.
     const lock = ([first, ...rest]: readonly StorePath[]): Promise<T> => {
       if (first === undefined) return this.#held.run([...held, ...needed], work);
-      return withFileLock(join(this.#places.locks, hashPart(first)), () => lock(rest));
+      return withFileLock(join(this.#places.locks, hashPart(first)), () => lock(rest), { signal });
     };
     return lock(needed.sort(compareBytes));
   }

@@ -38,7 +38,9 @@ describe('writeFileAtomic', () => {
   });
 
   test('a folder that is not there is FLK_FILE_UNWRITABLE', async () => {
-    expect(await codeOf(writeFileAtomic(join(folder, 'missing', 'flake.lock'), 'x'))).toBe('FLK_FILE_UNWRITABLE');
+    expect(await codeOf(writeFileAtomic(join(folder, 'missing', 'flake.lock'), 'x'))).toBe(
+      'FLK_FILE_UNWRITABLE',
+    );
   });
 });
 
@@ -69,6 +71,17 @@ describe('withFileLock', () => {
     expect(readdirSync(folder)).toEqual([]);
   });
 
+  test('stops waiting when it is told to', async () => {
+    const path = join(folder, 'lock');
+    const abort = new AbortController();
+    await withFileLock(path, async () => {
+      const waiting = codeOf(withFileLock(path, async () => {}, { signal: abort.signal }));
+      abort.abort();
+      expect(await waiting).toBe('FLK_INTERRUPTED');
+    });
+    expect(await withFileLock(path, async () => 'in')).toBe('in');
+  });
+
   test('frees the lock when the work fails', async () => {
     const path = join(folder, 'lock');
     await expect(withFileLock(path, () => Promise.reject(new Error('no')))).rejects.toThrow('no');
@@ -81,15 +94,15 @@ describe('withFileLock', () => {
     const started = readFileSync(`/proc/${child.pid}/stat`, 'utf8');
     const time = started.slice(started.lastIndexOf(')') + 2).split(' ')[19];
     writeFileSync(path, `${child.pid} ${time} abc\n`);
-    expect(await codeOf(withFileLock(path, async () => {}, 50))).toBe('FLK_LOCK_BUSY');
+    expect(await codeOf(withFileLock(path, async () => {}, { patience: 50 }))).toBe('FLK_LOCK_BUSY');
     child.kill('SIGKILL');
     await new Promise((resolve) => child.on('close', resolve));
-    expect(await withFileLock(path, async () => 'in', 5000)).toBe('in');
+    expect(await withFileLock(path, async () => 'in', { patience: 5000 })).toBe('in');
   });
 
   test('does not mistake a reused process number for the owner', async () => {
     const path = join(folder, 'lock');
     writeFileSync(path, `${process.pid} 1 abc\n`);
-    expect(await withFileLock(path, async () => 'in', 5000)).toBe('in');
+    expect(await withFileLock(path, async () => 'in', { patience: 5000 })).toBe('in');
   });
 });

@@ -21,7 +21,7 @@ describe('run', () => {
   });
 
   test('stops a program that prints too much', async () => {
-    const flood = run(node, ['-e', 'for (;;) process.stdout.write("x".repeat(65536))'], { maxOutput: 1 << 20 });
+    const flood = run('yes', [], { maxOutput: 1 << 20 });
     await expect(flood).rejects.toMatchObject({ code: 'FLK_LIMIT' });
   });
 

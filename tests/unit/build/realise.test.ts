@@ -24,6 +24,7 @@ import {
   type Derivation,
   derivationPath,
   hashDerivationModulo,
+  printDerivation,
   withOutputPaths,
 } from '../../../src/formats/derivation.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
@@ -167,6 +168,10 @@ function everything(folder = root, prefix = ''): string[] {
     .sort();
 }
 
+/** What lies in the store besides the recipes. */
+const outputsInStore = (): string[] =>
+  readdirSync(join(root, 'nix/store')).filter((name) => !name.endsWith('.drv'));
+
 describe('realise', () => {
   it('builds what is needed, inputs first, each once, and registers it', async () => {
     const graph = new Graph()
@@ -199,6 +204,16 @@ describe('realise', () => {
     expect([refers.mode & 0o7777, refers.mtimeMs]).toEqual([0o444, 1000]);
     await store.verifyPath(graph.out('top'));
     expect(readdirSync(join(root, 'nix/var/flk/stage'))).toEqual([]);
+  });
+
+  it('keeps the recipe of what it builds, with those of its inputs', async () => {
+    const graph = new Graph().add('base').add('top', { needs: ['base'] });
+    await run(new FakeEngine(), graph.top('top'));
+    for (const name of ['base', 'top'])
+      expect(readFileSync(store.physical(graph.drv(name)), 'utf8')).toBe(
+        printDerivation(graph.derivation(name)),
+      );
+    expect(store.query(graph.drv('top'))).toMatchObject({ references: [graph.drv('base')] });
   });
 
   it('does nothing and writes nothing when it is there', async () => {
@@ -294,7 +309,7 @@ describe('realise', () => {
         Array.from({ length: 20 }, (_, i) => `line ${i + 10}`),
       );
       expect(readFileSync(logPath(root, graph.drv('broken')), 'utf8').split('\n')).toHaveLength(32);
-      expect(readdirSync(join(root, 'nix/store'))).toEqual([]);
+      expect(outputsInStore()).toEqual([]);
     });
 
     it('stops what is not started yet, unless told to keep going', async () => {
@@ -357,7 +372,7 @@ describe('realise', () => {
       expect(await attempt(large, { maxOutputBytes: 1300 })).toMatchObject({
         code: 'FLK_BUILD_OUTPUT_LIMIT',
       });
-      expect(readdirSync(join(root, 'nix/store'))).toEqual([]);
+      expect(outputsInStore()).toEqual([]);
       await run(new FakeEngine({ p: large }), graph.top('p'), { maxOutputBytes: 3000 });
     });
 
@@ -373,7 +388,7 @@ describe('realise', () => {
       const error = await failure(run(engine, graph.top('top'), {}, abort.signal));
       expect(error.code).toBe('FLK_INTERRUPTED');
       expect(engine.requests).toEqual(['first']);
-      expect(readdirSync(join(root, 'nix/store'))).toEqual([]);
+      expect(outputsInStore()).toEqual([]);
     });
   });
 
