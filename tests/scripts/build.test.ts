@@ -1,0 +1,184 @@
+import { lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { type CliWorld, cliWorld } from '../support/cli.ts';
+import { servedRepositories } from '../support/git-server.ts';
+import { git } from '../support/repositories.ts';
+
+let served: Awaited<ReturnType<typeof servedRepositories>>;
+beforeAll(async () => {
+  served = await servedRepositories(undefined, { phase: 1 });
+});
+
+const url = (name: string): string => `git+${served.server.base}/${name}`;
+
+function flake(manifest: string, files: Record<string, string> = {}): CliWorld {
+  const world = cliWorld();
+  git(world.folder, 'init', '-q');
+  writeFileSync(join(world.folder, 'flake.yaml'), manifest);
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(world.folder, name), text);
+  git(world.folder, 'add', '-N', '.');
+  return world;
+}
+
+const packages = (body: string): string => `packages:\n${body.replace(/^/gm, '  ')}`;
+const script = (name: string, line: string): string => `${name}:
+  toolchain: host
+  installPhase: |
+    mkdir -p $out/bin
+    printf '#!/bin/sh\\n%s\\n' '${line}' > $out/bin/${name}
+    chmod +x $out/bin/${name}
+`;
+
+describe('flk build', () => {
+  it('builds, links, says so once; the second time does nothing', async () => {
+    const world = flake(packages(`default: hi\n${script('hi', 'echo hi')}`));
+    const first = await world.flk(['build']);
+    expect({ status: first.status, stdout: first.stdout }, first.stderr).toEqual({ status: 0, stdout: '' });
+    expect(first.stderr).toMatch(/^building hi$/m);
+    expect(first.stderr).toMatch(/^built hi \(/m);
+    expect(first.stderr).toContain('impure: host toolchain for hi');
+    expect(lstatSync(join(world.folder, 'result')).isSymbolicLink()).toBe(true);
+    expect(readdirSync(join(world.folder, 'result/bin'))).toEqual(['hi']);
+    const again = await world.flk(['build']);
+    expect(again.status).toBe(0);
+    expect(again.stderr).not.toMatch(/built|building|impure/);
+    const rebuilt = await world.flk(['build', '--rebuild']);
+    expect(rebuilt.status, rebuilt.stderr).toBe(0);
+    expect(rebuilt.stderr).toMatch(/^built hi \(/m);
+  });
+
+  it('answers as nix build --json does, prints paths, names links as Nix does', async () => {
+    const world = flake(packages(`default: a\n${script('a', 'echo a')}${script('b', 'echo b')}`));
+    const { stdout } = await world.flk(['build', '.', '#b', '--json']);
+    const answer = JSON.parse(stdout) as { drvPath: string; outputs: { out: string } }[];
+    expect(answer).toHaveLength(2);
+    for (const { drvPath, outputs } of answer) {
+      expect(drvPath).toMatch(/^\/nix\/store\/[0-9a-z]{32}-[ab]\.drv$/);
+      expect(outputs.out).toMatch(/^\/nix\/store\/[0-9a-z]{32}-[ab]$/);
+    }
+    expect(readlinkSync(join(world.folder, 'result-1'))).toContain(answer[1]!.outputs.out);
+    rmSync(join(world.folder, 'result'));
+    rmSync(join(world.folder, 'result-1'));
+    const paths = await world.flk(['build', '#b', '--no-link', '--print-out-paths']);
+    expect(paths.stdout).toBe(`${answer[1]!.outputs.out}\n`);
+    expect(readdirSync(world.folder)).not.toContain('result');
+    await world.flk(['build', '-o', 'here']);
+    expect(readdirSync(world.folder)).toContain('here');
+  });
+
+  it('does not overwrite what is no link', async () => {
+    const world = flake(packages(`default: a\n${script('a', 'echo a')}`));
+    writeFileSync(join(world.folder, 'result'), 'mine');
+    const { status, stderr } = await world.flk(['build']);
+    expect(status).toBe(2);
+    expect(stderr).toContain('error[FLK_FILE_UNWRITABLE]');
+    expect(readFileSync(join(world.folder, 'result'), 'utf8')).toBe('mine');
+  });
+
+  it('shows what builders print with -L, without what would steer the terminal', async () => {
+    const world = flake(
+      packages(
+        'default:\n  toolchain: host\n  installPhase: "printf \'\\\\033[31mred\\\\033[0m\\\\n\'; mkdir $out"\n',
+      ),
+    );
+    const { stderr } = await world.flk(['build', '-L']);
+    expect(stderr).toContain('default> red\n');
+  });
+
+  it('that fails: the phase, the last lines and status 1; nothing is left', async () => {
+    const world = flake(packages('default:\n  toolchain: host\n  buildPhase: echo so far; exit 7\n'));
+    const { status, stderr } = await world.flk(['build']);
+    expect(status).toBe(1);
+    expect(stderr).toContain('error[FLK_BUILD_FAILED]');
+    expect(stderr).toMatch(/last lines .*\n? *.*so far/);
+    expect(readdirSync(world.folder)).not.toContain('result');
+  });
+
+  it.each([
+    [
+      'an unknown package',
+      '#nope',
+      'a: { toolchain: host, installPhase: mkdir $out }\n',
+      'FLK_PACKAGE_UNKNOWN',
+      2,
+    ],
+    [
+      'a circle',
+      '#a',
+      'a: { toolchain: host, installPhase: x, buildInputs: [b] }\nb: { toolchain: host, installPhase: x, buildInputs: [a] }\n',
+      'FLK_PACKAGE_CYCLE',
+      2,
+    ],
+    ['no output', '#a', 'a: { toolchain: host, buildPhase: "true" }\n', 'FLK_BUILD_OUTPUT_MISSING', 1],
+    [
+      'a builder that takes too long',
+      '#a',
+      'a: { toolchain: host, buildPhase: sleep 60 }\n',
+      'FLK_BUILD_TIMEOUT',
+      1,
+    ],
+    [
+      'other bytes each time',
+      '#a',
+      'a: { toolchain: host, installPhase: "cat /proc/sys/kernel/random/uuid > $out" }\n',
+      'FLK_BUILD_NOT_REPRODUCIBLE',
+      1,
+    ],
+    ['a fetch without a hash', '#a', 'a: { fetch: { url: "http://127.0.0.1:1/x" } }\n', 'FLK_NETWORK', 3],
+  ])('with %s', async (_, target, body, code, wanted) => {
+    const world = flake(packages(body));
+    const { status, stderr } = await world.flk(['build', target, '--rebuild', '--timeout', '3', '--no-link']);
+    expect(/^error\[(FLK_[A-Z_]+)\]/m.exec(stderr)?.[1], stderr).toBe(code);
+    expect(status).toBe(wanted);
+  });
+
+  it('goes on with --keep-going, and still fails', async () => {
+    const world = flake(
+      packages(`bad: { toolchain: host, buildPhase: exit 1 }\n${script('good', 'echo good')}`),
+    );
+    const stops = await world.flk(['build', '#bad', '#good', '--no-link']);
+    expect(stops.stderr).not.toContain('building good');
+    const goes = await world.flk(['build', '#bad', '#good', '--keep-going', '--no-link']);
+    expect(goes.status).toBe(1);
+    expect(goes.stderr).toContain('built good');
+  });
+
+  it('in CI does not change the lock, and says why', async () => {
+    const world = flake(
+      `inputs:\n  base: ${url('base')}\n${packages(`default: a\n${script('a', 'echo a')}`)}`,
+    );
+    const { status, stderr } = await world.flk(['build'], { env: { CI: 'true' } });
+    expect(status).toBe(1);
+    expect(stderr).toContain('error[FLK_LOCK_MISSING]');
+    expect(stderr).toContain('--no-locked allows it');
+  });
+});
+
+describe('flk run', () => {
+  it('builds across repositories and runs, with arguments, input and exit status', async () => {
+    const world = cliWorld();
+    const { status, stdout, stderr } = await world.flk(['run', `${url('hello')}`, '--', 'Ada']);
+    expect(status, stderr).toBe(0);
+    expect(stdout).toContain('Hello, Ada. This is greet 1.2.0.');
+    expect(readdirSync(world.folder)).toEqual([]);
+  });
+
+  it('passes on what the program is given and what it says', async () => {
+    const world = flake(
+      packages(`default: p\n${script('p', 'read line; echo "$line $PWD $1 $MINE"; exit 42')}`),
+    );
+    const { status, stdout } = await world.flk(['run', '.', '--', '-x'], {
+      input: 'in\n',
+      env: { MINE: 'yes' },
+    });
+    expect({ status, stdout }).toEqual({ status: 42, stdout: `in ${world.folder} -x yes\n` });
+  });
+
+  it('names the programs there are when it does not know which', async () => {
+    const world = flake(packages('default:\n  toolchain: host\n  installPhase: mkdir $out; touch $out/x\n'));
+    const { status, stderr } = await world.flk(['run']);
+    expect(status).toBe(2);
+    expect(stderr).toContain('error[FLK_RUN_NO_PROGRAM]');
+  });
+});
