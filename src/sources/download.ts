@@ -46,7 +46,7 @@ async function open(client: HttpClient, start: URL): Promise<HttpResponse> {
     url = webUrl(headers.location, url);
   }
   throw new FlkError('FLK_HTTP_STATUS', `${start.host} redirects more than ${maxRedirects} times`, {
-    facts: { url: start.href },
+    facts: { url: `${start.origin}${start.pathname}` },
   });
 }
 
