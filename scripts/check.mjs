@@ -15,11 +15,16 @@ const tool = (name, ...args) =>
   });
 
 const parts = {
-  format: () => tool('@biomejs/biome/bin/biome', 'ci', '--error-on-warnings', '.'),
+  format: () => tool('@biomejs/biome/bin/biome', 'ci', '--colors=off', '--error-on-warnings', '.'),
   types: () => tool('typescript/bin/tsc', '--noEmit'),
   walls,
   'dead code': () => tool('knip/bin/knip.js', '--no-progress'),
-  docs: () => spawnSync(process.execPath, ['scripts/docs.mjs', '--check'], { cwd: root, encoding: 'utf8' }),
+  docs: () =>
+    spawnSync(process.execPath, ['scripts/docs.mjs', '--check'], {
+      cwd: root,
+      encoding: 'utf8',
+      env: { ...process.env, NO_COLOR: '1' },
+    }),
 };
 
 /** The wall check has to see every file, and to fail on a planted violation: a checker that sees nothing finds nothing. */

@@ -21,7 +21,9 @@ describe('compareBytes', () => {
 
 describe('canonicalJson', () => {
   test('does not depend on the order of insertion', () => {
-    expect(canonicalJson({ b: [1, { d: null, c: 'x' }], a: true })).toBe(canonicalJson({ a: true, b: [1, { c: 'x', d: null }] }));
+    expect(canonicalJson({ b: [1, { d: null, c: 'x' }], a: true })).toBe(
+      canonicalJson({ a: true, b: [1, { c: 'x', d: null }] }),
+    );
   });
 
   test('sorts keys by bytes and indents by two', () => {

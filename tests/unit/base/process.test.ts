@@ -6,7 +6,10 @@ const node = process.execPath;
 
 describe('run', () => {
   test('gives status, output and errors, and does not take a failure for an exception', async () => {
-    const done = await run(node, ['-e', 'process.stdout.write("out"); process.stderr.write("err"); process.exitCode = 3']);
+    const done = await run(node, [
+      '-e',
+      'process.stdout.write("out"); process.stderr.write("err"); process.exitCode = 3',
+    ]);
     expect({ ...done, stdout: done.stdout.toString() }).toEqual({ status: 3, stdout: 'out', stderr: 'err' });
   });
 
@@ -27,7 +30,9 @@ describe('run', () => {
 
   test('a missing program is an error of its own, an abort another', async () => {
     await expect(run('flk-no-such-program', [])).rejects.toBeInstanceOf(FlkError);
-    await expect(run('git', [], { env: { PATH: '/nonexistent' } })).rejects.toMatchObject({ code: 'FLK_GIT_MISSING' });
+    await expect(run('git', [], { env: { PATH: '/nonexistent' } })).rejects.toMatchObject({
+      code: 'FLK_GIT_MISSING',
+    });
     const abort = new AbortController();
     const endless = run(node, ['-e', 'setInterval(() => {}, 1000)'], { signal: abort.signal });
     abort.abort();
