@@ -15,7 +15,7 @@ export interface ErrorJson {
 }
 
 /** Lines and columns count from one; the end column is the first one after the range, on the line the range starts on. */
-export interface DiagnosticJson {
+interface DiagnosticJson {
   readonly file: string;
   readonly line: number;
   readonly column: number;

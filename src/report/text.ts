@@ -128,11 +128,6 @@ export function formatDuration(ms: number): string {
     : `${Math.floor(minutes / 60)}h${two(minutes % 60)}m`;
 }
 
-/** `1 input`, `3 inputs`. */
-export function countOf(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? '' : 's'}`;
-}
-
 /** Colours by meaning. */
 export interface Palette {
   strong(text: string): string;
