@@ -38,7 +38,11 @@ if (!nix) console.log('no Nix to compare with: tests/engines/install gives one')
 const runFlk = () => measure(process.execPath, [flk, join(scratch, 'flk-cache'), url]);
 const runNix = async () => {
   const env = { ...process.env, XDG_CACHE_HOME: join(scratch, 'nix-cache') };
-  const result = await measure(nix, ['flake', 'prefetch', '--json', `git+${url}?shallow=1`], { env });
+  const result = await measure(nix, ['flake', 'prefetch', '--json', `git+${url}?shallow=1`], {
+    env,
+    // git's own progress.
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
   const { hash, storePath } = JSON.parse(result.output);
   // Writing the tree into its store is part of what Nix does each time.
   await measure(nix, ['--delete', storePath], { env: { ...env, NIX_COMMAND: 'nix-store' } });
