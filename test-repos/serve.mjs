@@ -188,8 +188,11 @@ async function backend(folder, url, logged, request, response, interference) {
     sent += part.length;
     if (!response.write(part) && !response.destroyed)
       await new Promise((resolve) => {
-        response.once('drain', resolve);
-        response.once('close', resolve);
+        const go = () => {
+          response.off('drain', go).off('close', go);
+          resolve(undefined);
+        };
+        response.on('drain', go).on('close', go);
       });
     return part.length === chunk.length && !response.destroyed;
   };

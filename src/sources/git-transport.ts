@@ -124,7 +124,7 @@ class HttpTransport implements GitTransport {
   readonly #http: HttpClient;
   #base: URL;
   #proven = false;
-  /** Whether the server has been asked what it is. Once is enough. */
+  /** Whether the server has been asked what it is since it last gave a verdict. Once in each attempt is enough. */
   #asked = false;
 
   constructor(url: URL, http: HttpClient) {
@@ -172,7 +172,10 @@ class HttpTransport implements GitTransport {
   async explain(error: unknown): Promise<unknown> {
     if (this.#proven || !(error instanceof FlkError)) return error;
     if (error.code === 'FLK_HTTP_AUTH' || isCertificateError(error)) return new NeedsGitProgram(error);
-    if (this.#asked) return error;
+    if (this.#asked) {
+      this.#asked = false;
+      return error;
+    }
     const mayBeOld =
       error.code === 'FLK_GIT_PROTOCOL' ||
       error.code === 'FLK_GIT_REMOTE' ||
@@ -183,6 +186,8 @@ class HttpTransport implements GitTransport {
       return error;
     } catch (found) {
       return found instanceof FlkError && found.code === 'FLK_HTTP_AUTH' ? new NeedsGitProgram(found) : found;
+    } finally {
+      this.#asked = false;
     }
   }
 
