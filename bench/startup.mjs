@@ -57,6 +57,12 @@ try {
     { name: 'flk --help', args: [program, '--help'], cwd: home },
     { name: 'flk lock, nothing to do, 3 inputs', args: [program, 'lock'], cwd: lockedFlake(3) },
     { name: 'flk lock, nothing to do, 30 inputs', args: [program, 'lock'], cwd: lockedFlake(30) },
+    // The same question answered by reading and comparing, not by remembering the answer.
+    {
+      name: 'flk lock --check, 30 inputs',
+      args: [program, 'lock', '--check'],
+      cwd: join(home, 'flake-30/main'),
+    },
   ];
   const times = subjects.map(() => []);
   for (let round = 0; round < rounds; round++) {

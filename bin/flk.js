@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 'use strict';
-// Small and CommonJS on purpose: it runs before anything is known about this Node (an old one must be able to read it), and
-// answers `--version` by itself.
+// CommonJS on purpose: Node starts it sooner, and an old Node must be able to read it. It answers by itself what is asked most
+// often, `--version` and `flk lock` where nothing has changed, and else loads the program.
 const version = '0.1.0';
 const [major, minor] = process.versions.node.split('.').map(Number);
 const [first, ...others] = process.argv.slice(2);
@@ -17,46 +17,76 @@ if (major < 20 || (major === 20 && minor < 19)) {
 }
 
 function start() {
-  const program = require('node:path').join(__dirname, '../dist/flk.cjs');
-  if (!require('node:fs').existsSync(program)) {
+  const fs = require('node:fs');
+  const { isAbsolute, join } = require('node:path');
+  const program = join(__dirname, '../dist/flk.cjs');
+  const info = fs.statSync(program, { throwIfNoEntry: false });
+  if (info === undefined) {
     process.stderr.write(`flk is not built: ${program} is missing; npm run build makes it\n`);
     process.exitCode = 70;
     return;
   }
+  const { HOME = '', XDG_CACHE_HOME = '' } = process.env;
+  const caches = isAbsolute(XDG_CACHE_HOME) ? XDG_CACHE_HOME : isAbsolute(HOME) && join(HOME, '.cache');
+  const build = `${version}-${process.version}-${process.arch}-${info.size}-${Math.floor(info.mtimeMs)}`;
+  const stamp =
+    caches && first === 'lock' && others.length === 0
+      ? stampOf(join(caches, 'flk/current'), build)
+      : undefined;
+  if (stamp && isUnchanged(fs, stamp)) return;
+
   const { enableCompileCache } = require('node:module');
   if (enableCompileCache) enableCompileCache();
-  (enableCompileCache ? require(program) : loadWithCache(program)).main();
+  const cached = caches && !enableCompileCache && /^(--)?[a-z]{1,20}$/.test(first);
+  const { main } = cached ? loadWithCode(fs, program, join(caches, 'flk/code'), build) : require(program);
+  main(stamp);
 }
 
 /**
- * Node 20 cannot keep compiled code between runs, so the launcher does: a fifth of the time of `flk lock` with nothing to do. One
- * file per command, because V8 keeps the functions that were called. V8 itself refuses code of another version or source length;
- * the file's name holds what else decides. Without a cache folder, or whatever goes wrong, the program is loaded as always.
+ * Where `flk lock` in this folder keeps the bytes that it found to be current, and what this build of flk writes before them. The
+ * program writes it, the manifest's length in between, and only where the answer depends on nothing but these bytes.
  */
-function loadWithCache(program) {
-  const {
-    mkdirSync,
-    readdirSync,
-    readFileSync,
-    renameSync,
-    rmSync,
-    statSync,
-    writeFileSync,
-  } = require('node:fs');
-  const { dirname, isAbsolute, join } = require('node:path');
-  const { HOME = '', XDG_CACHE_HOME = '' } = process.env;
-  const caches = isAbsolute(XDG_CACHE_HOME) ? XDG_CACHE_HOME : isAbsolute(HOME) && join(HOME, '.cache');
-  if (!caches || !/^(--)?[a-z]{1,20}$/.test(first)) return require(program);
-  const folder = join(caches, 'flk/code');
-  const { mtimeMs, size } = statSync(program);
-  const build = `${version}-${process.version}-${process.arch}-${size}-${Math.floor(mtimeMs)}`;
+function stampOf(folder, build) {
+  try {
+    const name = encodeURIComponent(process.cwd());
+    return name.length < 250
+      ? { path: require('node:path').join(folder, name), header: `${build}\n` }
+      : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether flake.yaml and flake.lock here hold the very bytes that were current, and there is nobody to say so to. */
+function isUnchanged(fs, { path, header }) {
+  const { FLK_LOCKED, FLK_FROZEN, FLK_OFFLINE } = process.env;
+  if (FLK_LOCKED || FLK_FROZEN || FLK_OFFLINE) return false;
+  try {
+    if (fs.fstatSync(2).isCharacterDevice()) return false;
+    const files = ['flake.yaml', 'flake.lock'];
+    if (!files.every((file) => fs.lstatSync(file).isFile())) return false;
+    const [manifest, lock] = files.map((file) => fs.readFileSync(file));
+    const start = Buffer.from(`${header}${manifest.length}\n`);
+    return fs.readFileSync(path).equals(Buffer.concat([start, manifest, lock]));
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Node 20 cannot keep compiled code between runs, so the launcher does. One file per command, because V8 keeps the functions that
+ * were called. V8 itself refuses code of another version or source length; the file's name holds what else decides. Whatever goes
+ * wrong with the file, the program runs.
+ */
+function loadWithCode(fs, program, folder, build) {
+  const { dirname, join } = require('node:path');
   const kept = join(folder, `${build}-${first}`);
   let cachedData;
   try {
-    cachedData = readFileSync(kept);
+    cachedData = fs.readFileSync(kept);
   } catch {}
   const { Script } = require('node:vm');
-  const wrapped = `(function(exports,require,module,__filename,__dirname){${readFileSync(program, 'latin1')}\n})`;
+  const wrapped = `(function(exports,require,module,__filename,__dirname){${fs.readFileSync(program, 'latin1')}\n})`;
   const script = new Script(wrapped, { filename: program, cachedData });
   const loaded = { exports: {} };
   const load = script.runInThisContext();
@@ -65,13 +95,13 @@ function loadWithCache(program) {
     process.once('exit', (status) => {
       if (status !== 0) return;
       try {
-        mkdirSync(folder, { recursive: true, mode: 0o700 });
-        for (const name of readdirSync(folder)) {
-          if (!name.startsWith(build)) rmSync(join(folder, name), { force: true });
+        fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
+        for (const name of fs.readdirSync(folder)) {
+          if (!name.startsWith(build)) fs.rmSync(join(folder, name), { force: true });
         }
         const staged = `${kept}.${process.pid}`;
-        writeFileSync(staged, script.createCachedData(), { mode: 0o600 });
-        renameSync(staged, kept);
+        fs.writeFileSync(staged, script.createCachedData(), { mode: 0o600 });
+        fs.renameSync(staged, kept);
       } catch {}
     });
   }

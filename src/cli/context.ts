@@ -20,12 +20,19 @@ export interface Terminal {
   readonly rows?: number | undefined;
 }
 
+/** Where the launcher looks whether there is anything to do, and what it wants to find before the bytes of the two files. */
+export interface Stamp {
+  readonly path: string;
+  readonly header: string;
+}
+
 /** The process around flk. */
 export interface World {
   readonly env: NodeJS.ProcessEnv;
   readonly cwd: string;
   readonly stdout: Terminal;
   readonly stderr: Terminal;
+  readonly stamp?: Stamp | undefined;
   /** From now on Ctrl-C is the foreground program's own business, and other signals are passed on. */
   handOverSignals(receive: (signal: NodeJS.Signals) => void): void;
 }
@@ -50,6 +57,7 @@ export class Context {
   readonly signal: AbortSignal;
   /** A person watches stderr. */
   readonly interactive: boolean;
+  readonly stamp: Stamp | undefined;
   readonly handOverSignals: World['handOverSignals'];
   readonly #stdout: Terminal;
   #sources: Promise<Sources> | undefined;
@@ -76,6 +84,7 @@ export class Context {
     this.report = report;
     this.signal = signal;
     this.interactive = world.stderr.isTTY === true;
+    this.stamp = world.stamp;
     this.handOverSignals = (receive) => world.handOverSignals(receive);
     this.#stdout = world.stdout;
   }

@@ -36,7 +36,9 @@ export async function lockFlake(
 ): Promise<Locked> {
   const previous = previousLock(context, flake);
   const reasons =
-    request.update === undefined ? await staleReasons(context, flake, manifest, previous) : undefined;
+    request.update === undefined
+      ? (await checkStaleness(context, flake, manifest, previous)).reasons
+      : undefined;
   if (reasons?.length === 0) return { lock: previous ?? emptyLock, previous, changed: false };
   // Whether an input's own manifest still says the same can only be told by looking.
   const mayBeCurrent = reasons?.every(({ kind }) => kind === 'unread') ?? true;
@@ -69,22 +71,35 @@ export function previousLock(context: Context, flake: Flake): LockFile | undefin
   return parseLockFile({ path: lockName(context, flake), text: flake.lockText });
 }
 
-/** Why locking now would give another lock; empty when it would not. No network. */
-export async function staleReasons(
+/** What can be said of a lock without any network. */
+export interface Staleness {
+  /** Why locking now would give another lock; empty when it would not. */
+  readonly reasons: readonly StaleReason[];
+  /** The answer stands in flake.yaml and flake.lock alone: no other file was looked at. */
+  readonly selfContained: boolean;
+}
+
+export async function checkStaleness(
   context: Context,
   flake: Flake,
   manifest: Manifest,
   previous: LockFile | undefined,
-): Promise<readonly StaleReason[]> {
+): Promise<Staleness> {
   const { checkLock } = await import('../flake/lock-check.ts');
-  return await checkLock({
+  const overrides = await overridesOf(context);
+  let selfContained = overrides.size === 0;
+  const reasons = await checkLock({
     manifest,
     previous,
     readManifest: manifestReader,
-    readRelative: async (path) => await (await flake.tree()).tree.readFile(path),
+    readRelative: async (path) => {
+      selfContained = false;
+      return await (await flake.tree()).tree.readFile(path);
+    },
     rootDir: flake.dir,
-    overrides: await overridesOf(context),
+    overrides,
   });
+  return { reasons, selfContained };
 }
 
 /** Every reason with its place in the manifest; what has none any more is told as a fact. */
@@ -147,8 +162,8 @@ export async function openLocked(
   const flake = await openFlake(context, target);
   const manifest = await readManifest(flake);
   const previous = previousLock(context, flake);
-  if ((await staleReasons(context, flake, manifest, previous)).length === 0)
-    return { flake, manifest, lock: previous ?? emptyLock };
+  const { reasons } = await checkStaleness(context, flake, manifest, previous);
+  if (reasons.length === 0) return { flake, manifest, lock: previous ?? emptyLock };
   return await exclusively(context, target, async (fresh) => {
     const manifest = await readManifest(fresh);
     const locked = await lockFlake(context, fresh, manifest);

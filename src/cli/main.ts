@@ -6,7 +6,7 @@ import { version } from '../base/version.ts';
 import { errorJson, renderError } from '../report/errors.ts';
 import { githubAnnotations } from '../report/github.ts';
 import type { Renderer } from '../report/renderer.ts';
-import { Context, makeReport, paletteFor, type Terminal, type World } from './context.ts';
+import { Context, makeReport, paletteFor, type Stamp, type Terminal, type World } from './context.ts';
 import { type CommandName, helpText, parseCommandLine } from './options.ts';
 
 type Run = (context: Context) => Promise<number>;
@@ -85,8 +85,8 @@ function fail(
   return error.exitStatus;
 }
 
-/** The process: signals, broken pipes, the exit status. */
-export function main(): void {
+/** The process: signals, broken pipes, the exit status. `stamp`: see bin/flk.js. */
+export function main(stamp?: Stamp): void {
   const controller = new AbortController();
   // Each request and builder in flight listens.
   setMaxListeners(0, controller.signal);
@@ -120,6 +120,7 @@ export function main(): void {
     },
     stdout: new StandardStream(1, () => process.stdout),
     stderr: new StandardStream(2, () => process.stderr),
+    stamp,
     handOverSignals: (taker) => {
       receive = taker;
     },

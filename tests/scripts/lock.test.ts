@@ -47,6 +47,26 @@ describe('flk lock', () => {
     expect(served.server.log.length).toBe(asked);
   });
 
+  it('is asked anew when either file changes, or a file of a relative input', async () => {
+    const world = flake(`inputs:\n  base: ${url('base')}\n`);
+    await world.flk(['lock']);
+    expect(await world.flk(['lock'])).toEqual({ status: 0, stdout: '', stderr: '' });
+    expect(await world.flk(['lock'])).toEqual({ status: 0, stdout: '', stderr: '' });
+    const lock = readFileSync(world.lockPath, 'utf8');
+    writeFileSync(world.lockPath, lock.slice(0, 100));
+    expect((await world.flk(['lock'])).status).toBe(2);
+    writeFileSync(world.lockPath, lock);
+    expect((await world.flk(['lock'])).status).toBe(0);
+    mkdirSync(join(world.folder, 'lib'));
+    const library = join(world.folder, 'lib/flake.yaml');
+    writeFileSync(library, 'description: a\n');
+    writeFileSync(join(world.folder, 'flake.yaml'), 'inputs:\n  lib: path:./lib\n');
+    git(world.folder, 'add', '-N', '.');
+    for (let i = 0; i < 3; i++) expect((await world.flk(['lock'])).status).toBe(0);
+    writeFileSync(library, `inputs:\n  base: ${url('base')}\n`);
+    expect((await world.flk(['lock'])).stderr).toContain("• Added input 'lib/base'");
+  });
+
   it('gives equal bytes in another folder, to another user, whoever answers first', async () => {
     const manifest = `inputs:\n  hello: ${url('hello')}\n  split: ${url('split-diamond')}\n  over: ${url('nested-overrides')}\n`;
     const worlds = [flake(manifest), flake(manifest)];

@@ -1,14 +1,17 @@
 /** `flk lock`, `flk lock --check`, `flk update`. */
+import { dirname, join } from 'node:path';
+import { asFlkError } from '../../base/errors.ts';
+import { makeFolder, writeFileAtomic } from '../../base/files.ts';
 import type { Context } from '../context.ts';
 import { type Flake, openFlake, readManifest } from '../flake.ts';
 import {
+  checkStaleness,
   exclusively,
   type LockRequest,
   lockFlake,
   previousLock,
   sayChanges,
   staleError,
-  staleReasons,
   writeLock,
 } from '../locking.ts';
 
@@ -18,8 +21,11 @@ export async function runLock(context: Context): Promise<number> {
   const flake = await openFlake(context, target);
   const manifest = await readManifest(flake);
   const previous = previousLock(context, flake);
-  const reasons = await staleReasons(context, flake, manifest, previous);
-  if (reasons.length === 0) return upToDate(context, flake);
+  const { reasons, selfContained } = await checkStaleness(context, flake, manifest, previous);
+  if (reasons.length === 0) {
+    if (selfContained) await rememberCurrent(context, flake);
+    return upToDate(context, flake);
+  }
   if (context.flags.check) throw staleError(flake, previous, reasons);
   return await exclusively(context, target, async (fresh) => await relock(context, fresh, {}));
 }
@@ -46,4 +52,17 @@ function upToDate(context: Context, flake: Flake): number {
   if (context.interactive && !context.flags.quiet) context.report.say('flake.lock is up to date');
   context.answer({ lockFile: flake.lockPath ?? null, changed: false }, () => '');
   return 0;
+}
+
+/** Lets the launcher answer the next time, as long as neither file changes; a cache that cannot be written is none. */
+async function rememberCurrent(context: Context, flake: Flake): Promise<void> {
+  const { stamp } = context;
+  if (!stamp || flake.lockText === undefined || flake.lockPath !== join(context.cwd, 'flake.lock')) return;
+  const { text } = flake.manifestFile;
+  try {
+    await makeFolder(dirname(stamp.path));
+    await writeFileAtomic(stamp.path, `${stamp.header}${Buffer.byteLength(text)}\n${text}${flake.lockText}`);
+  } catch (error) {
+    if (asFlkError(error).code !== 'FLK_FILE_UNWRITABLE') throw error;
+  }
 }

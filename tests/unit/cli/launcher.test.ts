@@ -8,8 +8,19 @@ import { temporaryFolder } from '../../support/temp.ts';
 
 const root = fileURLToPath(new URL('../../..', import.meta.url));
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
-const launch = (program: string, args: readonly string[], preload: readonly string[] = []) =>
-  spawnSync(process.execPath, [...preload, program, ...args], { encoding: 'utf8' });
+const launch = (
+  program: string,
+  args: readonly string[],
+  preload: readonly string[] = [],
+  options: object = {},
+) =>
+  spawnSync(process.execPath, [...preload, program, ...args], {
+    encoding: 'utf8',
+    env: { PATH: process.env.PATH, HOME: home },
+    ...options,
+  });
+
+const home = temporaryFolder();
 
 /** The launcher in a package of its own, without a built program. */
 function alone(): string {
@@ -45,6 +56,43 @@ describe('bin/flk.js', () => {
       'exports.main = () => console.log(JSON.stringify(process.argv.slice(2)));',
     );
     expect(launch(program, ['--version', 'x']).stdout).toBe('["--version","x"]\n');
+  });
+
+  it('asks the program whether flake.lock is current, once, until one of the two files or flk changes', () => {
+    const program = alone();
+    const dist = join(program, '../../dist');
+    mkdirSync(dist);
+    const write = (): void =>
+      writeFileSync(
+        join(dist, 'flk.cjs'),
+        `const fs = require('node:fs'); const { dirname } = require('node:path');
+        exports.main = (stamp) => {
+          console.log('asked');
+          if (!stamp) return;
+          fs.mkdirSync(dirname(stamp.path), { recursive: true });
+          fs.writeFileSync(stamp.path, stamp.header + fs.statSync('flake.yaml').size + '\\n' + fs.readFileSync('flake.yaml') + fs.readFileSync('flake.lock'));
+        };`,
+      );
+    write();
+    const cwd = temporaryFolder();
+    writeFileSync(join(cwd, 'flake.yaml'), 'a');
+    writeFileSync(join(cwd, 'flake.lock'), 'b');
+    const asked = (args = ['lock'], env: Record<string, string> = {}): boolean => {
+      const { status, stdout } = launch(program, args, [], { cwd, env: { HOME: home, ...env } });
+      expect(status).toBe(0);
+      return stdout === 'asked\n';
+    };
+    expect([asked(), asked(), asked()]).toEqual([true, false, false]);
+    expect([asked(['lock', '--check']), asked(['lock'], { FLK_OFFLINE: 'x' }), asked()]).toEqual([
+      true,
+      true,
+      false,
+    ]);
+    writeFileSync(join(cwd, 'flake.yaml'), 'ab');
+    writeFileSync(join(cwd, 'flake.lock'), '');
+    expect([asked(), asked()]).toEqual([true, false]);
+    writeFileSync(join(dist, 'flk.cjs'), `${readFileSync(join(dist, 'flk.cjs'), 'utf8')}//`);
+    expect([asked(), asked()]).toEqual([true, false]);
   });
 
   it('refuses a Node that is too old, before any other file is read', () => {
