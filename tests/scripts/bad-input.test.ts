@@ -217,13 +217,16 @@ describe('folders', () => {
     expect(codeOf(result)).toMatch(/^FLK_FILE_UN(READ|WRIT)ABLE$/);
   });
 
-  it.skipIf(process.getuid?.() === 0)('that are read-only', async () => {
-    const world = flake(`inputs:\n  base: ${url('base')}\n`);
-    const { chmodSync } = await import('node:fs');
-    chmodSync(world.folder, 0o555);
-    await refused(world, ['lock'], 'FLK_FILE_UNWRITABLE', 2);
-    chmodSync(world.folder, 0o755);
-  });
+  it.skipIf(process.getuid?.() === 0)(
+    'that are read-only (skipped for root, who may write anywhere)',
+    async () => {
+      const world = flake(`inputs:\n  base: ${url('base')}\n`);
+      const { chmodSync } = await import('node:fs');
+      chmodSync(world.folder, 0o555);
+      await refused(world, ['lock'], 'FLK_FILE_UNWRITABLE', 2);
+      chmodSync(world.folder, 0o755);
+    },
+  );
 
   it('that are files, or are not there', async () => {
     const world = cliWorld();
