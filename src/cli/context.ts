@@ -123,6 +123,8 @@ export class Context {
           signal: this.signal,
           offline: this.offline,
           refresh: this.flags.refresh,
+          // Who locks wants to know what is there now; who uses a remote flake, not to wait for the same answer each time.
+          refTtl: ['build', 'run', 'metadata'].includes(this.command) ? refTtl : 0,
         }),
     );
     return this.#sources;
@@ -148,6 +150,9 @@ export class Context {
     if (text !== '') this.#stdout.write(`${text}\n`);
   }
 }
+
+/** Seconds: Nix's `tarball-ttl`. */
+const refTtl = 3600;
 
 /** XDG's folders; `--store` and relative values count from the current folder. */
 export function foldersOf(world: Pick<World, 'env' | 'cwd'>, store: string | undefined): Folders {

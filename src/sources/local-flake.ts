@@ -31,7 +31,7 @@ export interface LocalFlakeOptions {
 }
 
 /** A local flake's bytes at one moment. */
-export interface LocalTree {
+interface LocalTree {
   /** The whole repository or folder. */
   readonly tree: SourceTree;
   /** Pinned by `rev` when nothing is changed, else by `narHash` alone. Has `lastModified`. */
@@ -191,7 +191,14 @@ function readText(path: string): string | undefined {
       },
       hint: 'put the file itself there',
     });
-  return content.toString();
+  try {
+    // A byte order mark stays, so that writing the text back changes nothing.
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(content);
+  } catch {
+    throw new FlkError('FLK_FILE_UNREADABLE', `${shownPath(path)} is not UTF-8 text`, {
+      hint: 'save the file as UTF-8',
+    });
+  }
 }
 
 /** From here when it lies below here, else absolute. */

@@ -15,6 +15,8 @@ export interface SourcesOptions {
   readonly offline?: boolean;
   /** Asks servers again for what a ref is, also where the answer is young. */
   readonly refresh?: boolean;
+  /** Seconds for which an answer about a ref is young. Default 0. */
+  readonly refTtl?: number;
   /** Requests in flight at once, over all servers. */
   readonly maxConnections?: number;
 }

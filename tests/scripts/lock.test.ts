@@ -277,4 +277,14 @@ describe('flk metadata', () => {
     expect(metadata.path).toMatch(/^\/nix\/store\/[0-9a-z]{32}-source$/);
     expect(readdirSync(world.folder)).toEqual([]);
   });
+
+  it('asks what a ref is once in a while, and anew when told to', async () => {
+    const world = cliWorld();
+    const requests = async (...args: string[]): Promise<number> => {
+      const before = served.server.log.length;
+      expect((await world.flk(['metadata', url('base'), ...args])).status).toBe(0);
+      return served.server.log.length - before;
+    };
+    expect([await requests(), await requests(), await requests('--refresh')]).toEqual([2, 0, 1]);
+  });
 });

@@ -14,7 +14,7 @@ export interface CliResult {
   readonly stderr: string;
 }
 
-export interface CliOptions {
+interface CliOptions {
   /** Default: the world's `folder`. */
   readonly cwd?: string;
   readonly env?: Readonly<Record<string, string>>;

@@ -128,6 +128,13 @@ describe('the flake at hand', () => {
       },
     ],
     [
+      'a manifest that is not UTF-8',
+      (folder) => {
+        writeFileSync(join(folder, 'flake.yaml'), Buffer.from('description: caf\xe9\n', 'latin1'));
+        return folder;
+      },
+    ],
+    [
       'a lock that is a folder',
       (folder) => {
         writeFileSync(join(folder, 'flake.yaml'), '');
