@@ -3,7 +3,7 @@
  * `node scripts/check.mjs [walls]` runs all of it, or only the named part.
  */
 import { spawnSync } from 'node:child_process';
-import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -19,6 +19,7 @@ const parts = {
   types: () => tool('typescript/bin/tsc', '--noEmit'),
   walls,
   'dead code': () => tool('knip/bin/knip.js', '--no-progress'),
+  'package lock': everyPlatform,
   docs: () =>
     spawnSync(process.execPath, ['scripts/docs.mjs', '--check'], {
       cwd: root,
@@ -26,6 +27,23 @@ const parts = {
       env: { ...process.env, NO_COLOR: '1' },
     }),
 };
+
+/**
+ * npm leaves a platform's package out of the lock where the registry does not offer it, and then refuses `npm ci` everywhere.
+ */
+function everyPlatform() {
+  const { packages } = JSON.parse(readFileSync(join(root, 'package-lock.json'), 'utf8'));
+  const missing = Object.entries(packages).flatMap(([path, { optionalDependencies = {} }]) =>
+    Object.keys(optionalDependencies).filter(
+      (name) => !packages[`node_modules/${name}`] && !packages[`${path}/node_modules/${name}`],
+    ),
+  );
+  return {
+    status: missing.length === 0 ? 0 : 1,
+    stdout: `not in package-lock.json: ${missing.join(' ')}`,
+    stderr: '',
+  };
+}
 
 /** The wall check has to see every file, and to fail on a planted violation: a checker that sees nothing finds nothing. */
 function walls() {
