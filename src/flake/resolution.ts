@@ -276,14 +276,7 @@ export class Resolution {
           ? flk
           : { version: wanted.version, ...given({ tag }) };
     const relative = isRelativePath(original) ? original : undefined;
-    const draft: Draft = {
-      original,
-      locked,
-      flake: wanted.flake,
-      ...(relative && { parent: wanted.parent }),
-      ...(facts && { flk: facts }),
-      inputs: new Map(),
-    };
+    const draft = draftOf(wanted, { original, locked }, relative !== undefined, facts);
     if (!wanted.flake) return draft;
     const from = relative && frameAt(above, wanted.parent);
     const frame: Frame = {
@@ -376,14 +369,7 @@ export class Resolution {
       locked = fetched.locked;
       folder = fetchedFolder(fetched);
     }
-    const draft: Draft = {
-      original,
-      locked,
-      flake: wanted.flake,
-      ...(relative && { parent: wanted.parent }),
-      ...(facts && { flk: facts }),
-      inputs: new Map(),
-    };
+    const draft = draftOf(wanted, { original, locked }, relative !== undefined, facts);
     if (!wanted.flake) return draft;
     const location = locationOf(folder);
     this.#checkCycle(path, above, (frame) => frame.location === location);
@@ -503,6 +489,16 @@ function overridden(declared: Wanted, { declaration, declarer }: Override): Want
   if (ref) return { ref, ...given({ version, tag }), flake, parent: declarer?.path ?? [], copied: false };
   // Only a range: over the tags of what is declared.
   return { ...declared, ...given({ version, tag }), copied: copied && version === undefined };
+}
+
+/** An input's node, whose own inputs are still to come. What its path is relative to is told of a relative one alone. */
+function draftOf(
+  { flake, parent }: Wanted,
+  refs: { readonly original: FlakeRef; readonly locked: FlakeRef },
+  relative: boolean,
+  flk: FlkFacts | undefined,
+): Draft {
+  return { ...refs, flake, ...(relative && { parent }), ...(flk && { flk }), inputs: new Map() };
 }
 
 function frameAt(from: Frame, path: InputPath): Frame {

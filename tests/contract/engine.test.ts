@@ -21,6 +21,7 @@ import type { BuildRequest, Engine } from '../../src/build/engines/engine.ts';
 import { localEngine } from '../../src/build/engines/local.ts';
 import type { Derivation } from '../../src/formats/derivation.ts';
 import { parseStorePath, type StorePath } from '../../src/formats/store-path.ts';
+import { errorOf } from '../support/errors.ts';
 import { folderStore } from '../support/folder-store.ts';
 import { temporaryFolder } from '../support/temp.ts';
 
@@ -298,9 +299,11 @@ for (const { sandbox, usable } of variants) {
     describe('a builder that misbehaves', () => {
       it('fails: its status is told, its lines come in order from both streams', async () => {
         const lines: string[] = [];
-        const error = await engine
-          .build(request('echo a; echo b >&2; echo c; printf "%s" 1%; printf "\\r2%%\\r\\n"; exit 7', lines))
-          .catch((error: unknown) => error as FlkError);
+        const error = await errorOf(
+          engine.build(
+            request('echo a; echo b >&2; echo c; printf "%s" 1%; printf "\\r2%%\\r\\n"; exit 7', lines),
+          ),
+        );
         expect(error).toMatchObject({ code: 'FLK_BUILD_FAILED', facts: { status: 'exit status 7' } });
         expect(lines).toEqual(['a', 'b', 'c', '2%']);
       });

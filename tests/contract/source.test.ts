@@ -2,20 +2,20 @@
 import { mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { FlkError } from '../../src/base/errors.ts';
 import { silent } from '../../src/base/events.ts';
 import { type FlakeRef, isLocked, refKey } from '../../src/flake/flake-ref.ts';
-import type { Source, SourceTree } from '../../src/flake/source.ts';
+import type { Source } from '../../src/flake/source.ts';
 import { parseNarHash } from '../../src/formats/hash.ts';
 import { hashTree } from '../../src/formats/nar.ts';
 import { Sources } from '../../src/sources/source.ts';
 import { walkPath } from '../../src/store/tree-files.ts';
 import { canonical, type Recipe, writeFiles } from '../../test-repos/build.mjs';
+import { errorOf } from '../support/errors.ts';
 import { gitServer } from '../support/git-server.ts';
 import { nix, nixAvailable, nixReason } from '../support/nix.ts';
 import { buildRepositories, recipe } from '../support/repositories.ts';
 import { temporaryFolder } from '../support/temp.ts';
-import { listing, TreeCollector } from '../support/trees.ts';
+import { entriesOf } from '../support/trees.ts';
 
 /** A recipe's last commit on `main`. */
 function lastOnMain(made: Recipe): string {
@@ -77,21 +77,6 @@ const worlds: Record<string, () => Promise<World>> = {
     };
   },
 };
-
-async function entriesOf(tree: SourceTree): Promise<string[]> {
-  const collector = new TreeCollector();
-  await tree.walk(collector);
-  return listing(collector.root);
-}
-
-const errorOf = (promise: Promise<unknown>): Promise<FlkError> =>
-  promise.then(
-    () => expect.unreachable('no error'),
-    (error: unknown) => {
-      if (error instanceof FlkError) return error;
-      throw error;
-    },
-  );
 
 describe.each(Object.entries(worlds))('%s', (_, make) => {
   let world: World;

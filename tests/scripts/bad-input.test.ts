@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { type CliResult, type CliWorld, cliWorld } from '../support/cli.ts';
+import { type CliResult, type CliWorld, cliWorld, flakeWorld } from '../support/cli.ts';
 import { servedRepositories } from '../support/git-server.ts';
 import { git } from '../support/repositories.ts';
 
@@ -12,14 +12,8 @@ beforeAll(async () => {
 
 const url = (name: string): string => `git+${served.server.base}/${name}`;
 
-function flake(manifest: string, lock?: string): CliWorld {
-  const world = cliWorld();
-  git(world.folder, 'init', '-q');
-  writeFileSync(join(world.folder, 'flake.yaml'), manifest);
-  if (lock !== undefined) writeFileSync(join(world.folder, 'flake.lock'), lock);
-  git(world.folder, 'add', '-N', '.');
-  return world;
-}
+const flake = (manifest: string, lock?: string): CliWorld =>
+  flakeWorld(manifest, lock === undefined ? {} : { 'flake.lock': lock });
 
 const codeOf = ({ stderr }: CliResult): string | undefined => /^error\[(FLK_[A-Z_]+)\]/m.exec(stderr)?.[1];
 

@@ -1,9 +1,8 @@
 import { lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { type CliWorld, cliWorld } from '../support/cli.ts';
+import { cliWorld, flakeWorld } from '../support/cli.ts';
 import { servedRepositories } from '../support/git-server.ts';
-import { git } from '../support/repositories.ts';
 
 let served: Awaited<ReturnType<typeof servedRepositories>>;
 beforeAll(async () => {
@@ -11,15 +10,6 @@ beforeAll(async () => {
 });
 
 const url = (name: string): string => `git+${served.server.base}/${name}`;
-
-function flake(manifest: string, files: Record<string, string> = {}): CliWorld {
-  const world = cliWorld();
-  git(world.folder, 'init', '-q');
-  writeFileSync(join(world.folder, 'flake.yaml'), manifest);
-  for (const [name, text] of Object.entries(files)) writeFileSync(join(world.folder, name), text);
-  git(world.folder, 'add', '-N', '.');
-  return world;
-}
 
 const packages = (body: string): string => `packages:\n${body.replace(/^/gm, '  ')}`;
 const script = (name: string, line: string): string => `${name}:
@@ -32,7 +22,7 @@ const script = (name: string, line: string): string => `${name}:
 
 describe('flk build', () => {
   it('builds, links, says so once; the second time does nothing', async () => {
-    const world = flake(packages(`default: hi\n${script('hi', 'echo hi')}`));
+    const world = flakeWorld(packages(`default: hi\n${script('hi', 'echo hi')}`));
     const first = await world.flk(['build']);
     expect({ status: first.status, stdout: first.stdout }, first.stderr).toEqual({ status: 0, stdout: '' });
     expect(first.stderr).toMatch(/^building hi$/m);
@@ -49,7 +39,7 @@ describe('flk build', () => {
   });
 
   it('answers as nix build --json does, prints paths, names links as Nix does', async () => {
-    const world = flake(packages(`default: a\n${script('a', 'echo a')}${script('b', 'echo b')}`));
+    const world = flakeWorld(packages(`default: a\n${script('a', 'echo a')}${script('b', 'echo b')}`));
     const { stdout } = await world.flk(['build', '.', '#b', '--json']);
     const answer = JSON.parse(stdout) as { drvPath: string; outputs: { out: string } }[];
     expect(answer).toHaveLength(2);
@@ -68,7 +58,7 @@ describe('flk build', () => {
   });
 
   it('does not overwrite what is no link', async () => {
-    const world = flake(packages(`default: a\n${script('a', 'echo a')}`));
+    const world = flakeWorld(packages(`default: a\n${script('a', 'echo a')}`));
     writeFileSync(join(world.folder, 'result'), 'mine');
     const { status, stderr } = await world.flk(['build']);
     expect(status).toBe(2);
@@ -77,7 +67,7 @@ describe('flk build', () => {
   });
 
   it('shows what builders print with -L, without what would steer the terminal', async () => {
-    const world = flake(
+    const world = flakeWorld(
       packages(
         'default:\n  toolchain: host\n  installPhase: "printf \'\\\\033[31mred\\\\033[0m\\\\n\'; mkdir $out"\n',
       ),
@@ -87,7 +77,7 @@ describe('flk build', () => {
   });
 
   it('that fails: the phase, the last lines and status 1; nothing is left', async () => {
-    const world = flake(packages('default:\n  toolchain: host\n  buildPhase: echo so far; exit 7\n'));
+    const world = flakeWorld(packages('default:\n  toolchain: host\n  buildPhase: echo so far; exit 7\n'));
     const { status, stderr } = await world.flk(['build']);
     expect(status).toBe(1);
     expect(stderr).toContain('error[FLK_BUILD_FAILED]');
@@ -127,14 +117,14 @@ describe('flk build', () => {
     ],
     ['a fetch without a hash', '#a', 'a: { fetch: { url: "http://127.0.0.1:1/x" } }\n', 'FLK_NETWORK', 3],
   ])('with %s', async (_, target, body, code, wanted) => {
-    const world = flake(packages(body));
+    const world = flakeWorld(packages(body));
     const { status, stderr } = await world.flk(['build', target, '--rebuild', '--timeout', '3', '--no-link']);
     expect(/^error\[(FLK_[A-Z_]+)\]/m.exec(stderr)?.[1], stderr).toBe(code);
     expect(status).toBe(wanted);
   });
 
   it('goes on with --keep-going, and still fails', async () => {
-    const world = flake(
+    const world = flakeWorld(
       packages(`bad: { toolchain: host, buildPhase: exit 1 }\n${script('good', 'echo good')}`),
     );
     const stops = await world.flk(['build', '#bad', '#good', '--no-link']);
@@ -145,7 +135,7 @@ describe('flk build', () => {
   });
 
   it('in CI does not change the lock, and says why', async () => {
-    const world = flake(
+    const world = flakeWorld(
       `inputs:\n  base: ${url('base')}\n${packages(`default: a\n${script('a', 'echo a')}`)}`,
     );
     const { status, stderr } = await world.flk(['build'], { env: { CI: 'true' } });
@@ -165,7 +155,7 @@ describe('flk run', () => {
   });
 
   it('passes on what the program is given and what it says', async () => {
-    const world = flake(
+    const world = flakeWorld(
       packages(`default: p\n${script('p', 'read line; echo "$line $PWD $1 $MINE"; exit 42')}`),
     );
     const { status, stdout } = await world.flk(['run', '.', '--', '-x'], {
@@ -176,7 +166,9 @@ describe('flk run', () => {
   });
 
   it('names the programs there are when it does not know which', async () => {
-    const world = flake(packages('default:\n  toolchain: host\n  installPhase: mkdir $out; touch $out/x\n'));
+    const world = flakeWorld(
+      packages('default:\n  toolchain: host\n  installPhase: mkdir $out; touch $out/x\n'),
+    );
     const { status, stderr } = await world.flk(['run']);
     expect(status).toBe(2);
     expect(stderr).toContain('error[FLK_RUN_NO_PROGRAM]');

@@ -1,11 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { type CliWorld, cliWorld } from '../support/cli.ts';
+import { type CliWorld, flakeWorld } from '../support/cli.ts';
 import { servedRepositories } from '../support/git-server.ts';
-import { git } from '../support/repositories.ts';
 
 const program = join(import.meta.dirname, '../../bin/flk.js');
 
@@ -15,14 +14,6 @@ beforeAll(async () => {
 });
 
 const url = (name: string): string => `git+${served.server.base}/${name}`;
-
-function flake(manifest: string): CliWorld {
-  const world = cliWorld();
-  git(world.folder, 'init', '-q');
-  writeFileSync(join(world.folder, 'flake.yaml'), manifest);
-  git(world.folder, 'add', '-N', '.');
-  return world;
-}
 
 function launched(world: CliWorld, args: readonly string[]): ChildProcess {
   return spawn(process.execPath, [program, ...args], { cwd: world.folder, env: world.env, stdio: 'ignore' });
@@ -38,7 +29,7 @@ const files = (world: CliWorld): string[] =>
 
 describe('Ctrl-C', () => {
   it('at any moment of a lock leaves the old file or the new one, whole, and nothing beside it', async () => {
-    const world = flake(`inputs:\n  hello: ${url('hello')}\n`);
+    const world = flakeWorld(`inputs:\n  hello: ${url('hello')}\n`);
     const path = join(world.folder, 'flake.lock');
     const whole = await world.flk(['lock']);
     expect(whole.status).toBe(0);
@@ -64,7 +55,7 @@ describe('Ctrl-C', () => {
 
   it('ends with status 130 and says so, also while a server is silent', async () => {
     served.server.interfere = () => ({ hang: true });
-    const world = flake(`inputs:\n  base: ${url('base')}\n`);
+    const world = flakeWorld(`inputs:\n  base: ${url('base')}\n`);
     const stop = new AbortController();
     const asked = served.server.log.length;
     const result = world.flk(['lock'], { signal: stop.signal });
@@ -78,7 +69,7 @@ describe('Ctrl-C', () => {
 
   it('ends a builder with all that it started', async () => {
     const mark = `flk-test-${process.pid}-${Date.now()}`;
-    const world = flake(
+    const world = flakeWorld(
       `packages:\n  default:\n    toolchain: host\n    buildPhase: |\n      : ${mark}\n      sh -c 'sleep 600' ${mark} & sleep 600\n    installPhase: mkdir $out\n`,
     );
     const child = launched(world, ['build', '--no-sandbox']);
@@ -107,7 +98,7 @@ function processes(): string[] {
 
 describe('several flk at once', () => {
   it('in one folder take turns and agree', async () => {
-    const world = flake(`inputs:\n  hello: ${url('hello')}\n  split: ${url('split-diamond')}\n`);
+    const world = flakeWorld(`inputs:\n  hello: ${url('hello')}\n  split: ${url('split-diamond')}\n`);
     const results = await Promise.all(Array.from({ length: 4 }, () => world.flk(['lock'])));
     expect(results.map(({ status }) => status)).toEqual([0, 0, 0, 0]);
     // One of them wrote; the others found it done.
@@ -116,7 +107,7 @@ describe('several flk at once', () => {
   });
 
   it('add inputs without losing one', async () => {
-    const world = flake('description: x\n');
+    const world = flakeWorld('description: x\n');
     const names = ['base', 'assets', 'left'];
     const results = await Promise.all(
       names.map((name) => world.flk(['add', url(name), ...(name === 'assets' ? ['--no-flake'] : [])])),

@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import { type CliWorld, cliWorld } from '../support/cli.ts';
+import { type CliWorld, cliWorld, flakeWorld } from '../support/cli.ts';
 import { servedRepositories } from '../support/git-server.ts';
 import { git } from '../support/repositories.ts';
 
@@ -14,10 +14,7 @@ const url = (name: string): string => `git+${served.server.base}/${name}`;
 
 /** A repository in the world's folder whose flake.yaml Git knows. */
 function flake(manifest: string, env?: Record<string, string>): CliWorld & { readonly lockPath: string } {
-  const world = cliWorld(env);
-  git(world.folder, 'init', '-q');
-  writeFileSync(join(world.folder, 'flake.yaml'), manifest);
-  git(world.folder, 'add', '-N', 'flake.yaml');
+  const world = flakeWorld(manifest, {}, env);
   return { ...world, lockPath: join(world.folder, 'flake.lock') };
 }
 

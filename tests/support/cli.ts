@@ -1,8 +1,9 @@
 /** The real command line, as a person runs it: the built program, in a folder of its own, with nothing of this machine's settings. */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { git } from './repositories.ts';
 import { temporaryFolder } from './temp.ts';
 
 const program = fileURLToPath(new URL('../../bin/flk.js', import.meta.url));
@@ -52,6 +53,20 @@ export function cliWorld(env: Readonly<Record<string, string>> = {}): CliWorld {
   const flk = (args: readonly string[], options: CliOptions = {}): Promise<CliResult> =>
     runCli(args, { cwd: folder, ...options, env: { ...whole, ...options.env } });
   return { home, folder, env: whole, flk };
+}
+
+/** A fresh machine whose folder is a repository; Git knows flake.yaml and the other files, but has committed nothing. */
+export function flakeWorld(
+  manifest: string,
+  files: Readonly<Record<string, string>> = {},
+  env?: Readonly<Record<string, string>>,
+): CliWorld {
+  const world = cliWorld(env);
+  git(world.folder, 'init', '-q');
+  for (const [name, text] of Object.entries({ 'flake.yaml': manifest, ...files }))
+    writeFileSync(join(world.folder, name), text);
+  git(world.folder, 'add', '-N', '.');
+  return world;
 }
 
 function runCli(args: readonly string[], options: CliOptions): Promise<CliResult> {

@@ -93,6 +93,13 @@ export class TreeCollector implements TreeSink {
   }
 }
 
+/** What a walk of the tree gives. */
+export async function nodeOf(tree: Tree): Promise<Node> {
+  const collector = new TreeCollector();
+  await tree.walk(collector);
+  return collector.root;
+}
+
 /** The NAR of a node, as one buffer. */
 export function narOf(node: Node): Buffer {
   const chunks: Buffer[] = [];
@@ -125,6 +132,11 @@ export function listing(node: Node, path = ''): string[] {
     ...own,
     ...names.flatMap((name) => listing(node.entries.get(name)!, path === '' ? name : `${path}/${name}`)),
   ];
+}
+
+/** The `listing` of what a walk gives. */
+export async function entriesOf(tree: Tree): Promise<string[]> {
+  return listing(await nodeOf(tree));
 }
 
 /** Names of any bytes that a file system takes; few letters, so that they share beginnings. */

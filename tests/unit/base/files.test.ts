@@ -3,20 +3,14 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { FlkError } from '../../../src/base/errors.ts';
 import { readFileIfExists, withFileLock, writeFileAtomic } from '../../../src/base/files.ts';
+import { errorOf } from '../../support/errors.ts';
 
 let folder: string;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'flk-files-'));
 });
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
-
-const codeOf = async (work: Promise<unknown>): Promise<string> =>
-  work.then(
-    () => 'nothing thrown',
-    (error: unknown) => (error instanceof FlkError ? error.code : String(error)),
-  );
 
 describe('writeFileAtomic', () => {
   test('replaces the file, keeps its mode and leaves nothing beside it', async () => {
@@ -32,13 +26,13 @@ describe('writeFileAtomic', () => {
     const path = join(folder, 'taken');
     mkdirSync(path);
     writeFileSync(join(path, 'inside'), 'kept');
-    expect(await codeOf(writeFileAtomic(path, 'new'))).toBe('FLK_FILE_UNWRITABLE');
+    expect((await errorOf(writeFileAtomic(path, 'new'))).code).toBe('FLK_FILE_UNWRITABLE');
     expect(readFileSync(join(path, 'inside'), 'utf8')).toBe('kept');
     expect(readdirSync(folder)).toEqual(['taken']);
   });
 
   test('a folder that is not there is FLK_FILE_UNWRITABLE', async () => {
-    expect(await codeOf(writeFileAtomic(join(folder, 'missing', 'flake.lock'), 'x'))).toBe(
+    expect((await errorOf(writeFileAtomic(join(folder, 'missing', 'flake.lock'), 'x'))).code).toBe(
       'FLK_FILE_UNWRITABLE',
     );
   });
@@ -47,9 +41,9 @@ describe('writeFileAtomic', () => {
 describe('readFileIfExists', () => {
   test('tells a missing file from an unreadable one and from one that is too large', async () => {
     expect(await readFileIfExists(join(folder, 'none'))).toBeUndefined();
-    expect(await codeOf(readFileIfExists(folder))).toBe('FLK_FILE_UNREADABLE');
+    expect((await errorOf(readFileIfExists(folder))).code).toBe('FLK_FILE_UNREADABLE');
     writeFileSync(join(folder, 'large'), 'x'.repeat(11));
-    expect(await codeOf(readFileIfExists(join(folder, 'large'), 10))).toBe('FLK_LIMIT');
+    expect((await errorOf(readFileIfExists(join(folder, 'large'), 10))).code).toBe('FLK_LIMIT');
   });
 });
 
@@ -75,9 +69,9 @@ describe('withFileLock', () => {
     const path = join(folder, 'lock');
     const abort = new AbortController();
     await withFileLock(path, async () => {
-      const waiting = codeOf(withFileLock(path, async () => {}, { signal: abort.signal }));
+      const waiting = errorOf(withFileLock(path, async () => {}, { signal: abort.signal }));
       abort.abort();
-      expect(await waiting).toBe('FLK_INTERRUPTED');
+      expect((await waiting).code).toBe('FLK_INTERRUPTED');
     });
     expect(await withFileLock(path, async () => 'in')).toBe('in');
   });
@@ -94,7 +88,7 @@ describe('withFileLock', () => {
     const started = readFileSync(`/proc/${child.pid}/stat`, 'utf8');
     const time = started.slice(started.lastIndexOf(')') + 2).split(' ')[19];
     writeFileSync(path, `${child.pid} ${time} abc\n`);
-    expect(await codeOf(withFileLock(path, async () => {}, { patience: 50 }))).toBe('FLK_LOCK_BUSY');
+    expect((await errorOf(withFileLock(path, async () => {}, { patience: 50 }))).code).toBe('FLK_LOCK_BUSY');
     child.kill('SIGKILL');
     await new Promise((resolve) => child.on('close', resolve));
     expect(await withFileLock(path, async () => 'in', { patience: 5000 })).toBe('in');

@@ -3,10 +3,10 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
-import { FlkError } from '../../../src/base/errors.ts';
 import { enterCommand, needsStore } from '../../../src/build/enter.ts';
 import type { StorePath } from '../../../src/formats/store-path.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
+import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 import { directory, file, treeFrom } from '../../support/trees.ts';
 
@@ -52,8 +52,8 @@ describe('a program that refers to nothing', () => {
   });
 
   it('must be in the store', async () => {
-    const error = await enterCommand(store, '/bin/sh', [], '/').catch((thrown: unknown) => thrown);
-    expect(error instanceof FlkError && error.code).toBe('FLK_STORE_PATH_INVALID');
+    const error = await errorOf(enterCommand(store, '/bin/sh', [], '/'));
+    expect(error.code).toBe('FLK_STORE_PATH_INVALID');
   });
 });
 

@@ -13,8 +13,9 @@ import { type NarHash, narHashOf, sha256 } from '../../../src/formats/hash.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
 import { tarOf } from '../../support/archives.ts';
+import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
-import { directory, file, listing, TreeCollector, treeFrom } from '../../support/trees.ts';
+import { directory, entriesOf, file, treeFrom } from '../../support/trees.ts';
 
 const archive = gzipSync(
   tarOf({ path: 'pkg/run', contents: '#!/bin/sh\n', mode: 0o755 }, { path: 'pkg/text', contents: 'text\n' }),
@@ -66,15 +67,6 @@ async function fetched(one: FetchSpec, hash: NarHash) {
   return derivation.outputs.get('out')!.path;
 }
 
-const failure = (work: Promise<unknown>): Promise<FlkError> =>
-  work.then(
-    () => expect.unreachable('no error'),
-    (error: unknown) => {
-      if (error instanceof FlkError) return error;
-      throw error;
-    },
-  );
-
 const flat = narHashOf(sha256('content\n'));
 
 describe('a fetch', () => {
@@ -101,9 +93,7 @@ describe('a fetch', () => {
     const tree = directory({ run: file('#!/bin/sh\n', true), text: file('text\n') });
     const { narHash } = await hashTree(treeFrom(tree));
     const path = await fetched(spec({ name: 'pkg', urls: [`${base}/pkg.tar.gz`], unpack: true }), narHash);
-    const collector = new TreeCollector();
-    await store.tree(path).walk(collector);
-    expect(listing(collector.root)).toEqual(['run*', 'text']);
+    expect(await entriesOf(store.tree(path))).toEqual(['run*', 'text']);
     await store.verifyPath(path);
     const whole = await hashTree(treeFrom(directory({ pkg: tree })));
     await fetched(
@@ -120,7 +110,7 @@ describe('a fetch', () => {
       narHashOf(sha256('local\n')),
     );
     expect(readFileSync(store.physical(path), 'utf8')).toBe('local\n');
-    const error = await failure(fetched(spec({ name: 'gone', urls: ['file:///nonexistent/x'] }), flat));
+    const error = await errorOf(fetched(spec({ name: 'gone', urls: ['file:///nonexistent/x'] }), flat));
     expect(error.code).toBe('FLK_FILE_UNREADABLE');
   });
 
@@ -134,7 +124,7 @@ describe('a fetch', () => {
   test('with other bytes tells the hash found, and leaves nothing', async () => {
     const one = spec({ name: 'changed', urls: [`${base}/wrong`, `${base}/missing`] });
     const found = narHashOf(sha256('other\n'));
-    const error = await failure(fetched(one, flat));
+    const error = await errorOf(fetched(one, flat));
     expect(error).toMatchObject({ code: 'FLK_FETCH_HASH_MISMATCH', facts: { found, wanted: flat } });
     expect(error.hint).toContain(found);
     expect(store.query(fetchDerivation(one, flat).derivation.outputs.get('out')!.path)).toBeUndefined();
@@ -146,10 +136,10 @@ describe('a fetch', () => {
     );
     asked.length = 0;
     const urls = [`${base}/pkg.tar.gz`, `${base}/file`];
-    const error = await failure(tellHash(spec({ name: 'new', urls, unpack: true }), context()));
+    const error = await errorOf(tellHash(spec({ name: 'new', urls, unpack: true }), context()));
     expect(error).toMatchObject({ code: 'FLK_FETCH_HASH_MISSING', hint: `hash: ${narHash}` });
     expect(asked).toEqual(['/pkg.tar.gz']);
-    expect((await failure(tellHash(spec({ name: 'new', urls: [`${base}/missing`] }), context()))).code).toBe(
+    expect((await errorOf(tellHash(spec({ name: 'new', urls: [`${base}/missing`] }), context()))).code).toBe(
       'FLK_HTTP_STATUS',
     );
   });
@@ -191,6 +181,6 @@ describe('a fetch', () => {
       download: endless,
       signal: controller.signal,
     });
-    expect((await failure(work)).code).toBe('FLK_INTERRUPTED');
+    expect((await errorOf(work)).code).toBe('FLK_INTERRUPTED');
   });
 });

@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { FlkError } from '../../../src/base/errors.ts';
+import type { FlkError } from '../../../src/base/errors.ts';
 import { silent } from '../../../src/base/events.ts';
 import { type InstantiatedPackage, instantiate } from '../../../src/build/instantiate.ts';
 import { mergeKey } from '../../../src/build/merge.ts';
@@ -14,6 +14,7 @@ import { hashTree } from '../../../src/formats/nar.ts';
 import { makeSourcePath, nameOf, type StorePath } from '../../../src/formats/store-path.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
 import { tarOf } from '../../support/archives.ts';
+import { errorOf } from '../../support/errors.ts';
 import { type InputFixture, type LockedWorld, lockedWorld } from '../../support/locked-flakes.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 import { directory, file, type Node, symlink, treeFrom } from '../../support/trees.ts';
@@ -68,15 +69,6 @@ async function world(
 ) {
   return lockedWorld(flakeTree(manifest, more), inputs);
 }
-
-const failure = (work: Promise<unknown>): Promise<FlkError> =>
-  work.then(
-    () => expect.unreachable('no error'),
-    (error: unknown) => {
-      if (error instanceof FlkError) return error;
-      throw error;
-    },
-  );
 
 describe('a built package', () => {
   test('has the attributes that docs/derivations.md lists, and no others', async () => {
@@ -386,7 +378,7 @@ inputs: { extra: { url: "git+https://test.example/extra", flake: false } }
     const made = await world(
       `packages: { x: { fetch: { url: "${single}" } }, a: { src: "#x", buildPhase: x } }\n`,
     );
-    const error = await failure(make(made, 'a'));
+    const error = await errorOf(make(made, 'a'));
     expect(error).toMatchObject({
       code: 'FLK_FETCH_HASH_MISSING',
       hint: `hash: ${narHashOf(sha256('one file\n'))}`,
@@ -396,7 +388,7 @@ inputs: { extra: { url: "git+https://test.example/extra", flake: false } }
 
   test('a merge of a built package is refused for now', async () => {
     const made = await world('packages: { a: { buildPhase: x }, m: { merge: ["#a"] } }\n');
-    expect(await failure(make(made, 'm'))).toMatchObject({
+    expect(await errorOf(make(made, 'm'))).toMatchObject({
       code: 'FLK_PACKAGE_INVALID',
       message: expect.stringContaining('#a'),
     });
@@ -456,7 +448,7 @@ describe('errors', () => {
     ],
     ['an unknown input', 'packages: {}', 'nope#x', { code: 'FLK_INPUT_UNKNOWN' }],
   ])('%s', async (_what, manifest, name, wanted) => {
-    expect(await failure(make(await world(`${manifest}\n`), name))).toMatchObject(wanted);
+    expect(await errorOf(make(await world(`${manifest}\n`), name))).toMatchObject(wanted);
   });
 
   test('packages of what has none', async () => {
@@ -472,9 +464,9 @@ packages: { a: { buildInputs: ["files#x"], buildPhase: x }, b: { buildInputs: ["
         none: { tree: directory() },
       },
     );
-    expect((await failure(make(made, 'a'))).message).toContain('flake: false');
-    expect((await failure(make(made, 'b'))).message).toContain('flake.nix');
-    expect((await failure(make(made, 'c'))).code).toBe('FLK_MANIFEST_MISSING');
+    expect((await errorOf(make(made, 'a'))).message).toContain('flake: false');
+    expect((await errorOf(make(made, 'b'))).message).toContain('flake.nix');
+    expect((await errorOf(make(made, 'c'))).code).toBe('FLK_MANIFEST_MISSING');
   });
 
   test('a lock that leads out of a tree', async () => {
@@ -484,6 +476,6 @@ packages: { a: { buildInputs: ["files#x"], buildPhase: x }, b: { buildInputs: ["
       ),
       { r: { tree: directory(), flake: false, relative: { path: '../../r', parent: [] } } },
     );
-    expect((await failure(make(made, 'a'))).code).toBe('FLK_LOCK_INVALID');
+    expect((await errorOf(make(made, 'a'))).code).toBe('FLK_LOCK_INVALID');
   });
 });

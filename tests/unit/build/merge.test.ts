@@ -5,16 +5,9 @@ import { runBuiltin } from '../../../src/build/builtin.ts';
 import { mergeDerivation, mergedTree, mergeKey } from '../../../src/build/merge.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import { openStore } from '../../../src/store/store.ts';
+import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
-import {
-  directory,
-  file,
-  listing,
-  type Node,
-  symlink,
-  TreeCollector,
-  treeFrom,
-} from '../../support/trees.ts';
+import { directory, entriesOf, file, type Node, symlink, treeFrom } from '../../support/trees.ts';
 
 const store = await openStore(temporaryFolder());
 
@@ -31,23 +24,7 @@ async function merged(
   nodes: readonly Node[],
   links: Readonly<Record<string, string>> = {},
 ): Promise<string[]> {
-  const collector = new TreeCollector();
-  const tree = mergedTree(store, await parts(nodes), new Map(Object.entries(links)));
-  await tree.walk(collector);
-  return listing(collector.root);
-}
-
-async function failure(
-  nodes: readonly Node[],
-  links: Readonly<Record<string, string>> = {},
-): Promise<FlkError> {
-  try {
-    await merged(nodes, links);
-  } catch (error) {
-    if (error instanceof FlkError) return error;
-    throw error;
-  }
-  return expect.unreachable('it was merged');
+  return entriesOf(mergedTree(store, await parts(nodes), new Map(Object.entries(links))));
 }
 
 describe('a merge', () => {
@@ -82,7 +59,7 @@ describe('a merge', () => {
       [one, other],
       [other, one],
     ] as const) {
-      const error = await failure(pair.map(wrap));
+      const error = await errorOf(merged(pair.map(wrap)));
       expect(error.code).toBe('FLK_PACKAGE_INVALID');
       expect(error.message).toContain(place);
       expect(error.message).toContain('#part0');
@@ -95,7 +72,7 @@ describe('a merge', () => {
     const other = Buffer.from(big);
     other[250_000] = 0;
     expect(await merged([directory({ f: file(big) }), directory({ f: file(big) })])).toEqual(['f']);
-    expect((await failure([directory({ f: file(big) }), directory({ f: file(other) })])).code).toBe(
+    expect((await errorOf(merged([directory({ f: file(big) }), directory({ f: file(other) })]))).code).toBe(
       'FLK_PACKAGE_INVALID',
     );
   });
@@ -144,14 +121,14 @@ describe('a merge', () => {
       'usr/bin/cc@ -> gcc-12',
       'usr/bin/gcc-12*',
     ]);
-    expect((await failure([part], { 'bin/gcc-12': 'x' })).message).toContain('links');
+    expect((await errorOf(merged([part], { 'bin/gcc-12': 'x' }))).message).toContain('links');
     for (const path of ['../x', 'a//b', '', '.'])
-      expect((await failure([part], { [path]: 'x' })).code).toBe('FLK_PACKAGE_INVALID');
-    expect((await failure([part], { a: 'x', 'a/b': 'y' })).code).toBe('FLK_PACKAGE_INVALID');
+      expect((await errorOf(merged([part], { [path]: 'x' }))).code).toBe('FLK_PACKAGE_INVALID');
+    expect((await errorOf(merged([part], { a: 'x', 'a/b': 'y' }))).code).toBe('FLK_PACKAGE_INVALID');
   });
 
   test('refuses single files and folders that are not in a part', async () => {
-    expect((await failure([file('x')])).code).toBe('FLK_PACKAGE_INVALID');
+    expect((await errorOf(merged([file('x')]))).code).toBe('FLK_PACKAGE_INVALID');
     const [part] = await parts([directory({ in: directory({ f: file('') }), link: symlink('in') })]);
     const below = (path: string) =>
       mergedTree(store, [{ label: 'p', path: `${part!.path}/${path}` }], new Map());

@@ -30,6 +30,7 @@ import {
 import { hashTree } from '../../../src/formats/nar.ts';
 import { makeSourcePath, type StorePath } from '../../../src/formats/store-path.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
+import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 import { file, treeFrom } from '../../support/trees.ts';
 
@@ -145,15 +146,6 @@ function run(
 ) {
   const context = { store, engine, reporter: silent, download: noDownload };
   return realise(signal ? { ...context, signal } : context, what, { jobs: 2, cores: 1, ...options });
-}
-
-async function failure(promise: Promise<unknown>): Promise<FlkError> {
-  const error = await promise.then(
-    () => undefined,
-    (thrown: unknown) => thrown,
-  );
-  if (error instanceof FlkError) return error;
-  throw error ?? new Error('it succeeded');
 }
 
 /** Everything below the root, with content, but for the database's own files. */
@@ -299,7 +291,7 @@ describe('realise', () => {
     it('is told with its phase, its last lines and the way to it, and leaves nothing but the log', async () => {
       const graph = new Graph().add('broken').add('middle', { needs: ['broken'] });
       graph.add('top', { needs: ['middle'] });
-      const error = await failure(run(new FakeEngine({ broken: failing }), graph.top('top')));
+      const error = await errorOf(run(new FakeEngine({ broken: failing }), graph.top('top')));
       expect(error).toMatchObject({
         code: 'FLK_BUILD_FAILED',
         message: 'broken: the builder ended with exit status 2 in buildPhase',
@@ -323,12 +315,12 @@ describe('realise', () => {
         },
       };
       const engine = new FakeEngine(actions);
-      expect(await failure(run(engine, graph.top('top')))).toMatchObject({ trail: ['top', 'broken'] });
+      expect(await errorOf(run(engine, graph.top('top')))).toMatchObject({ trail: ['top', 'broken'] });
       expect(engine.requests.sort()).toEqual(['broken', 'good']);
       // What was running came to its end and is kept.
       expect(store.query(graph.out('good'))).toBeDefined();
       const stubborn = new FakeEngine(actions);
-      await failure(run(stubborn, graph.top('top'), { keepGoing: true }));
+      await errorOf(run(stubborn, graph.top('top'), { keepGoing: true }));
       expect(stubborn.requests.sort()).toEqual(['after-good', 'broken', 'late']);
     });
 
@@ -338,7 +330,7 @@ describe('realise', () => {
         .add('two')
         .add('top', { needs: ['one', 'two'] });
       const engine = new FakeEngine({ one: failing, two: failing });
-      const error = await failure(run(engine, graph.top('top'), { keepGoing: true, jobs: 1 }));
+      const error = await errorOf(run(engine, graph.top('top'), { keepGoing: true, jobs: 1 }));
       expect(error.code).toBe('FLK_DEPENDENCY_FAILED');
       expect(Object.keys(error.facts).sort()).toEqual(['one', 'two']);
     });
@@ -346,7 +338,7 @@ describe('realise', () => {
     it('of a missing, invalid, cyclic or too large output registers none of them', async () => {
       const graph = new Graph().add('p', { outputs: ['dev', 'out'] });
       const attempt = (action: Action, options: Partial<RealiseOptions> = {}) =>
-        failure(run(new FakeEngine({ p: action }), graph.top('p'), options));
+        errorOf(run(new FakeEngine({ p: action }), graph.top('p'), options));
       expect(await attempt((_, place) => writeFileSync(place('out'), ''))).toMatchObject({
         code: 'FLK_BUILD_OUTPUT_MISSING',
         facts: { wanted: graph.out('p', 'dev') },
@@ -385,7 +377,7 @@ describe('realise', () => {
           abort.abort();
         },
       });
-      const error = await failure(run(engine, graph.top('top'), {}, abort.signal));
+      const error = await errorOf(run(engine, graph.top('top'), {}, abort.signal));
       expect(error.code).toBe('FLK_INTERRUPTED');
       expect(engine.requests).toEqual(['first']);
       expect(outputsInStore()).toEqual([]);
@@ -424,7 +416,7 @@ describe('realise', () => {
       });
       await run(engine, graph.top('p'));
       const before = everything(store.physical(graph.out('p')));
-      const error = await failure(run(engine, graph.top('p'), { rebuild: true }));
+      const error = await errorOf(run(engine, graph.top('p'), { rebuild: true }));
       expect(error.code).toBe('FLK_BUILD_NOT_REPRODUCIBLE');
       expect(error.facts.differ!.split('\n').map((line) => line.slice(`${graph.out('p')}: `.length))).toEqual(
         [
@@ -506,7 +498,7 @@ describe('resultLink', () => {
     writeFileSync(join(folder, 'file'), 'mine');
     mkdirSync(join(folder, 'folder'));
     for (const name of ['file', 'folder', 'no/such/folder'])
-      expect(await failure(resultLink(store, join(folder, name), '/x'))).toMatchObject({
+      expect(await errorOf(resultLink(store, join(folder, name), '/x'))).toMatchObject({
         code: 'FLK_FILE_UNWRITABLE',
       });
     expect(readFileSync(join(folder, 'file'), 'utf8')).toBe('mine');

@@ -3,24 +3,16 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { FlkError } from '../../../src/base/errors.ts';
 import { type Event, silent } from '../../../src/base/events.ts';
 import { matcher } from '../../../src/build/patterns.ts';
 import { selectSource } from '../../../src/build/selection.ts';
 import type { SelfSelection } from '../../../src/flake/manifest.ts';
 import type { SourceTree } from '../../../src/flake/source.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
+import { errorOf } from '../../support/errors.ts';
 import { gitEnvironment } from '../../support/repositories.ts';
 import { temporaryFolder } from '../../support/temp.ts';
-import {
-  directory,
-  file,
-  listing,
-  type Node,
-  symlink,
-  TreeCollector,
-  treeFrom,
-} from '../../support/trees.ts';
+import { directory, entriesOf, file, type Node, symlink, treeFrom } from '../../support/trees.ts';
 
 describe('patterns', () => {
   test.each<[string[], string, boolean, boolean | undefined]>([
@@ -136,10 +128,8 @@ async function select(selection: Partial<SelfSelection>, dir = '', memo = new Me
 
 async function taken(selection: Partial<SelfSelection>, dir = ''): Promise<string[]> {
   const { tree, narHash } = await select(selection, dir);
-  const collector = new TreeCollector();
-  await tree.walk(collector);
   expect((await hashTree(tree)).narHash).toBe(narHash);
-  return listing(collector.root);
+  return entriesOf(tree);
 }
 
 describe('a selection', () => {
@@ -221,8 +211,6 @@ describe('a selection', () => {
     ['patterns that take nothing', { include: ['*.cpp'] }],
     ['an empty folder by patterns', { path: 'empty', include: ['x'] }],
   ])('refuses %s', async (_what, selection) => {
-    const error = await select(selection).catch((thrown: unknown) => thrown);
-    expect(error).toBeInstanceOf(FlkError);
-    expect((error as FlkError).code).toBe('FLK_PACKAGE_INVALID');
+    expect((await errorOf(select(selection))).code).toBe('FLK_PACKAGE_INVALID');
   });
 });

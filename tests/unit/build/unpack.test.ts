@@ -4,12 +4,13 @@ import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { FlkError } from '../../../src/base/errors.ts';
+import type { FlkError } from '../../../src/base/errors.ts';
 import { type UnpackLimits, unpack } from '../../../src/build/unpack.ts';
 import { walkPath } from '../../../src/store/tree-files.ts';
 import { arOf, debOf, paxBody, type TarEntry, tarEntry, tarOf, zipOf } from '../../support/archives.ts';
+import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
-import { listing, TreeCollector } from '../../support/trees.ts';
+import { entriesOf } from '../../support/trees.ts';
 
 const root = temporaryFolder();
 
@@ -23,20 +24,10 @@ async function unpacked(archive: Buffer, stripRoot = false, limits?: UnpackLimit
   });
 }
 
-async function contentsOf(folder: string): Promise<string[]> {
-  const collector = new TreeCollector();
-  await walkPath(folder).walk(collector);
-  return listing(collector.root);
-}
+const contentsOf = (folder: string): Promise<string[]> => entriesOf(walkPath(folder));
 
-async function failure(archive: Buffer, limits?: UnpackLimits): Promise<FlkError> {
-  try {
-    await unpacked(archive, false, limits);
-  } catch (error) {
-    if (error instanceof FlkError) return error;
-    throw error;
-  }
-  return expect.unreachable('it was unpacked');
+function failure(archive: Buffer, limits?: UnpackLimits): Promise<FlkError> {
+  return errorOf(unpacked(archive, false, limits));
 }
 
 const pkg = [

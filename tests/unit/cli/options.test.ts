@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import { commands, type Flags, helpText, options, parseCommandLine } from '../../../src/cli/options.ts';
+import { thrownBy } from '../../support/errors.ts';
 
 function parsed(line: string, env: NodeJS.ProcessEnv = {}) {
   const result = parseCommandLine(line.split(' '), env);
@@ -10,13 +11,7 @@ function parsed(line: string, env: NodeJS.ProcessEnv = {}) {
 }
 
 function refusal(line: string, env: NodeJS.ProcessEnv = {}): FlkError {
-  try {
-    parseCommandLine(line.split(' '), env);
-  } catch (error) {
-    if (error instanceof FlkError) return error;
-    throw error;
-  }
-  throw new Error(`${line} was taken`);
+  return thrownBy(() => parseCommandLine(line.split(' '), env));
 }
 
 const given = (flags: Flags): Record<string, unknown> =>

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
-import { FlkError } from '../../../src/base/errors.ts';
 import { comparePaths, LockGraph, startsWith, type TreeEntry } from '../../../src/flake/graph.ts';
 import type { LockEdge, LockFile, LockNode } from '../../../src/flake/lock-file.ts';
+import { thrownBy } from '../../support/errors.ts';
 
 /** `{ root: { a: 'n', b: ['a', 'c'] }, n: {} }`: a text is a node's key, a list what is followed. */
 function graph(nodes: Record<string, Record<string, string | string[]>>): LockGraph {
@@ -23,16 +23,6 @@ function graph(nodes: Record<string, Record<string, string | string[]>>): LockGr
     ),
   };
   return new LockGraph(lock);
-}
-
-function failure(work: () => unknown): FlkError {
-  try {
-    work();
-  } catch (error) {
-    if (error instanceof FlkError) return error;
-    throw error;
-  }
-  throw new Error('nothing was thrown');
 }
 
 describe('a path', () => {
@@ -57,7 +47,7 @@ describe('a path', () => {
   });
 
   it('that does not exist is named, with the nearest', () => {
-    expect(failure(() => diamond.find(['b', 'dd']))).toMatchObject({
+    expect(thrownBy(() => diamond.find(['b', 'dd']))).toMatchObject({
       code: 'FLK_INPUT_UNKNOWN',
       message: 'there is no input ‘b/dd’',
       hint: 'did you mean b/d?',
@@ -79,13 +69,13 @@ describe('follows', () => {
     ['one that follows it', { root: { a: ['b'], b: ['a'] } }, 'a → b → a'],
     ['through a node', { root: { n: 'N', a: ['n', 'x'] }, N: { x: ['a'] } }, 'a → n/x → a'],
   ])('in a circle is told in full: %s', (_, nodes, circle) => {
-    const error = failure(() => graph(nodes).check());
+    const error = thrownBy(() => graph(nodes).check());
     expect(error.code).toBe('FLK_FOLLOWS_CYCLE');
     expect(error.message).toContain(circle);
   });
 
   it('to nothing names who follows what, through whom', () => {
-    const error = failure(() => graph({ root: { a: ['b'], b: ['gone'] } }).check());
+    const error = thrownBy(() => graph({ root: { a: ['b'], b: ['gone'] } }).check());
     expect(error).toMatchObject({
       code: 'FLK_FOLLOWS_MISSING',
       message: 'input ‘b’ follows ‘gone’, which does not exist',
@@ -96,7 +86,7 @@ describe('follows', () => {
   it('in a chain without end is a limit, not a stack overflow', () => {
     const inputs: Record<string, string[]> = {};
     for (let i = 0; i < 20_000; i++) inputs[`n${i}`] = [`n${i + 1}`];
-    expect(failure(() => graph({ root: inputs }).find(['n0'])).code).toBe('FLK_GRAPH_LIMIT');
+    expect(thrownBy(() => graph({ root: inputs }).find(['n0'])).code).toBe('FLK_GRAPH_LIMIT');
   });
 });
 

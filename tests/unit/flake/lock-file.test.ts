@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import { LockGraph } from '../../../src/flake/graph.ts';
 import { lockLimits, parseLockFile, printLockFile } from '../../../src/flake/lock-file.ts';
+import { thrownBy } from '../../support/errors.ts';
 
 const rev = '6955f5000036d0bb141d8d2167e3980f874ce177';
 const narHash = 'sha256-9rRgDTjZD4d/EkvgUPBw6pq3Us+uCtenoylg2SuQI8I=';
@@ -126,16 +127,6 @@ const withRoot = (inputs: object, nodes: object = {}) => ({
   root: 'root',
   version: 7,
 });
-
-function failure(work: () => unknown): FlkError {
-  try {
-    work();
-  } catch (error) {
-    if (error instanceof FlkError) return error;
-    throw error;
-  }
-  throw new Error('nothing was thrown');
-}
 
 describe('a lock', () => {
   it('that Nix wrote is printed byte for byte', () => {
@@ -344,7 +335,7 @@ describe('a lock is refused', () => {
     ['too long', ' '.repeat(lockLimits.length + 1), 'FLK_GRAPH_LIMIT', 'characters'],
     ['nested without end', '['.repeat(100_000), 'FLK_LOCK_INVALID', 'it breaks off'],
   ])('when it is %s', (_, text, code, message) => {
-    const error = failure(() => read(text));
+    const error = thrownBy(() => read(text));
     expect(error.code).toBe(code);
     expect(error.message).toContain(message);
   });

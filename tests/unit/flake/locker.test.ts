@@ -1,12 +1,12 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { FlkError } from '../../../src/base/errors.ts';
 import type { Event } from '../../../src/base/events.ts';
 import { parseFlakeRef } from '../../../src/flake/flake-ref.ts';
 import { LockGraph } from '../../../src/flake/graph.ts';
 import { checkLock } from '../../../src/flake/lock-check.ts';
 import { type LockFile, parseLockFile, printLockFile } from '../../../src/flake/lock-file.ts';
 import { type LockOptions, lock } from '../../../src/flake/locker.ts';
+import { errorOf } from '../../support/errors.ts';
 import {
   type FakeInputs,
   FakeSource,
@@ -84,16 +84,6 @@ class Bench {
     expect(this.source.requests).toEqual([]);
     return reasons.map(({ input, kind }) => `${input.join('/')} ${kind}`);
   }
-}
-
-async function failure(work: Promise<unknown>): Promise<FlkError> {
-  try {
-    await work;
-  } catch (error) {
-    if (error instanceof FlkError) return error;
-    throw error;
-  }
-  throw new Error('nothing was thrown');
 }
 
 /** a → b → c, and d. */
@@ -340,7 +330,7 @@ describe('follows and overrides', () => {
   it('that lead nowhere are an error that names the nearest input', async () => {
     const bench = chain();
     bench.inputs = { a: git('a'), x: { follows: 'a/bb' } };
-    const error = await failure(bench.run());
+    const error = await errorOf(bench.run());
     expect(error).toMatchObject({ code: 'FLK_FOLLOWS_MISSING', hint: 'did you mean a/b?', trail: ['x'] });
     expect(error.message).toBe('input ‘x’ follows ‘a/bb’, which does not exist');
   });
@@ -348,7 +338,7 @@ describe('follows and overrides', () => {
   it('that go in a circle are an error that names all of it', async () => {
     const bench = new Bench();
     bench.inputs = { a: { follows: 'b' }, b: { follows: 'c' }, c: { follows: 'a' } };
-    const error = await failure(bench.run());
+    const error = await errorOf(bench.run());
     expect(error.code).toBe('FLK_FOLLOWS_CYCLE');
     expect(error.message).toContain('a → b → c → a');
   });
@@ -356,7 +346,7 @@ describe('follows and overrides', () => {
   it('that go through themselves are a circle too', async () => {
     const bench = new Bench();
     bench.inputs = { a: { follows: 'a/b' } };
-    expect((await failure(bench.run())).message).toContain('a → a');
+    expect((await errorOf(bench.run())).message).toContain('a → a');
   });
 });
 
@@ -489,14 +479,14 @@ describe('an update', () => {
     [['a', 'c'], 'there is no input ‘a/c’ to update'],
   ])('of %j, which there is not, is an error', async (path, message) => {
     const { bench } = moved();
-    const error = await failure(bench.run({ update: [path] }));
+    const error = await errorOf(bench.run({ update: [path] }));
     expect(error).toMatchObject({ code: 'FLK_INPUT_UNKNOWN', message });
   });
 
   it('of what follows points to what it follows', async () => {
     const bench = chain();
     bench.inputs = { ...bench.inputs, x: { follows: 'a/b' } };
-    expect(await failure(bench.run({ update: [['x']] }))).toMatchObject({
+    expect(await errorOf(bench.run({ update: [['x']] }))).toMatchObject({
       code: 'FLK_INPUT_UNKNOWN',
       hint: 'flk update a/b',
     });
@@ -588,7 +578,7 @@ describe('a range over tags', () => {
   it('that no tag satisfies lists the nearest', async () => {
     const bench = tagged();
     bench.inputs = { lib: { url: git('lib'), version: '^1.9' } };
-    const error = await failure(bench.run());
+    const error = await errorOf(bench.run());
     expect(error.code).toBe('FLK_VERSION_UNSATISFIED');
     expect(error.message).toContain('v2.0.0, v1.3.0, v1.2.0');
     expect(error.trail).toEqual(['flake.yaml:1:12', 'lib']);
@@ -597,7 +587,7 @@ describe('a range over tags', () => {
   it('over a path is an error', async () => {
     const bench = new Bench();
     bench.inputs = { lib: { url: 'path:/x', version: '^1' } };
-    expect((await failure(bench.run())).code).toBe('FLK_VERSION_UNSATISFIED');
+    expect((await errorOf(bench.run())).code).toBe('FLK_VERSION_UNSATISFIED');
   });
 });
 
@@ -711,10 +701,10 @@ describe('relative inputs', () => {
   it.each(['path:../x', 'path:./a/../../x', 'path:..'])('%s may not leave the tree', async (path) => {
     const bench = new Bench();
     bench.inputs = { x: path };
-    expect(await failure(bench.run())).toMatchObject({ code: 'FLK_REF_INVALID' });
+    expect(await errorOf(bench.run())).toMatchObject({ code: 'FLK_REF_INVALID' });
     bench.source.commit(url('a'), flakeYaml({ x: path }));
     bench.inputs = { a: git('a') };
-    expect(await failure(bench.run())).toMatchObject({
+    expect(await errorOf(bench.run())).toMatchObject({
       code: 'FLK_REF_INVALID',
       trail: ['flake.yaml:1:12', 'a', 'a/x'],
     });
@@ -728,7 +718,7 @@ describe('relative inputs', () => {
     expect(await bench.run()).toEqual({ lib: '/lib', 'lib/data': '/data' });
     bench.flake('a', { data: 'path:/data' });
     bench.inputs = { a: git('a') };
-    expect(await failure(bench.run())).toMatchObject({ code: 'FLK_REF_INVALID' });
+    expect(await errorOf(bench.run())).toMatchObject({ code: 'FLK_REF_INVALID' });
   });
 });
 
@@ -736,7 +726,7 @@ describe('what is wrong with a dependency', () => {
   it('is told with the way to it', async () => {
     const bench = chain();
     bench.source.commit(url('c'), { 'other.yaml': '' });
-    expect(await failure(bench.run())).toMatchObject({
+    expect(await errorOf(bench.run())).toMatchObject({
       code: 'FLK_MANIFEST_MISSING',
       message: `there is no flake.yaml in ${git('c')}`,
       hint: expect.stringContaining('flake: false'),
@@ -747,13 +737,13 @@ describe('what is wrong with a dependency', () => {
   it('may be that it is a flake.nix', async () => {
     const bench = chain();
     bench.source.commit(url('c'), { 'flake.nix': '{}' });
-    expect((await failure(bench.run())).message).toContain('flake.nix');
+    expect((await errorOf(bench.run())).message).toContain('flake.nix');
   });
 
   it('may be its lock', async () => {
     const bench = chain();
     bench.flake('c', {}, { 'flake.lock': '<<<<<<< ours\n' });
-    expect(await failure(bench.run())).toMatchObject({
+    expect(await errorOf(bench.run())).toMatchObject({
       code: 'FLK_LOCK_CONFLICT',
       message: expect.stringContaining(`${git('c')}/flake.lock:1`),
     });
@@ -764,7 +754,7 @@ describe('what is wrong with a dependency', () => {
     bench.flake('a', { b: git('b') });
     bench.flake('b', { a: git('a') });
     bench.inputs = { x: git('a') };
-    const error = await failure(bench.run());
+    const error = await errorOf(bench.run());
     expect(error).toMatchObject({ code: 'FLK_INPUT_CYCLE', trail: ['flake.yaml:1:12', 'x', 'x/b', 'x/b/a'] });
     expect(error.message).toContain('x → x/b → x/b/a');
   });
@@ -774,7 +764,7 @@ describe('what is wrong with a dependency', () => {
     bench.flake('a', { b: git('b') });
     bench.flake('b', { a: git('a', '?ref=refs/heads/main') });
     bench.inputs = { x: git('a', '?ref=refs/heads/main&dir='), y: git('b') };
-    expect((await failure(bench.run())).code).toBe('FLK_INPUT_CYCLE');
+    expect((await errorOf(bench.run())).code).toBe('FLK_INPUT_CYCLE');
   });
 
   it('may be a circle of relative paths', async () => {
@@ -784,21 +774,21 @@ describe('what is wrong with a dependency', () => {
       'flake.yaml': flakeYaml(bench.inputs)['flake.yaml']!,
       'lib/flake.yaml': flakeYaml({ up: 'path:..' })['flake.yaml']!,
     };
-    expect((await failure(bench.run())).message).toContain('this flake → lib → lib/up');
+    expect((await errorOf(bench.run())).message).toContain('this flake → lib → lib/up');
   });
 
   it('may be that it never ends', async () => {
     const bench = new Bench();
     for (let i = 0; i < 120; i++) bench.flake(`n${i}`, { n: git(`n${i + 1}`) });
     bench.inputs = { n: git('n0') };
-    expect((await failure(bench.run())).code).toBe('FLK_GRAPH_LIMIT');
+    expect((await errorOf(bench.run())).code).toBe('FLK_GRAPH_LIMIT');
   });
 
   it('may be that it doubles at every step', async () => {
     const bench = new Bench();
     for (let i = 0; i < 40; i++) bench.flake(`n${i}`, { a: git(`n${i + 1}`), b: git(`n${i + 1}`) });
     bench.inputs = { n: git('n0') };
-    expect((await failure(bench.run())).code).toBe('FLK_GRAPH_LIMIT');
+    expect((await errorOf(bench.run())).code).toBe('FLK_GRAPH_LIMIT');
   });
 
   it('is the first fault by name, whoever answers first', async () => {
@@ -808,7 +798,7 @@ describe('what is wrong with a dependency', () => {
       });
       const bench = new Bench(source);
       bench.inputs = { b: git('b'), a: git('a') };
-      expect((await failure(bench.run())).message).toContain(url('a'));
+      expect((await errorOf(bench.run())).message).toContain(url('a'));
     }
   });
 });
@@ -841,7 +831,7 @@ describe('a check', () => {
   it('throws what locking would, where it needs no network for it', async () => {
     const bench = new Bench();
     bench.inputs = { lib: 'path:./lib' };
-    expect((await failure(bench.reasons())).code).toBe('FLK_MANIFEST_MISSING');
+    expect((await errorOf(bench.reasons())).code).toBe('FLK_MANIFEST_MISSING');
   });
 });
 

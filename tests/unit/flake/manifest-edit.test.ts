@@ -1,20 +1,11 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
-import { FlkError } from '../../../src/base/errors.ts';
 import { parseManifest } from '../../../src/flake/manifest.ts';
 import { addInput, initialManifest, inputNameFor, removeInput } from '../../../src/flake/manifest-edit.ts';
+import { thrownBy } from '../../support/errors.ts';
 
 const url = 'git+https://git.example.org/new';
-
-function codeOf(work: () => unknown): string | undefined {
-  try {
-    work();
-  } catch (error) {
-    return error instanceof FlkError ? error.code : String(error);
-  }
-  return undefined;
-}
 
 describe('addInput', () => {
   const table: readonly [what: string, before: string, after: string][] = [
@@ -93,15 +84,15 @@ describe('addInput', () => {
   });
 
   it('refuses what it cannot do without harm', () => {
-    expect(codeOf(() => addInput('inputs:\n  new: path:./a\n', 'new', { url }))).toBe('FLK_USAGE');
-    expect(codeOf(() => addInput('', '9x', { url }))).toBe('FLK_USAGE');
-    expect(codeOf(() => addInput('', 'self', { url }))).toBe('FLK_USAGE');
-    expect(codeOf(() => addInput('a: [', 'new', { url }))).toBe('FLK_MANIFEST_INVALID');
-    expect(codeOf(() => addInput('- a\n', 'new', { url }))).toBe('FLK_MANIFEST_INVALID');
-    expect(codeOf(() => addInput('x-i: &i {a: path:./a}\ninputs: *i\n', 'new', { url }))).toBe(
+    expect(thrownBy(() => addInput('inputs:\n  new: path:./a\n', 'new', { url })).code).toBe('FLK_USAGE');
+    expect(thrownBy(() => addInput('', '9x', { url })).code).toBe('FLK_USAGE');
+    expect(thrownBy(() => addInput('', 'self', { url })).code).toBe('FLK_USAGE');
+    expect(thrownBy(() => addInput('a: [', 'new', { url })).code).toBe('FLK_MANIFEST_INVALID');
+    expect(thrownBy(() => addInput('- a\n', 'new', { url })).code).toBe('FLK_MANIFEST_INVALID');
+    expect(thrownBy(() => addInput('x-i: &i {a: path:./a}\ninputs: *i\n', 'new', { url })).code).toBe(
       'FLK_MANIFEST_INVALID',
     );
-    expect(codeOf(() => addInput('inputs: text\n', 'new', { url }))).toBe('FLK_MANIFEST_INVALID');
+    expect(thrownBy(() => addInput('inputs: text\n', 'new', { url })).code).toBe('FLK_MANIFEST_INVALID');
   });
 });
 
@@ -122,13 +113,13 @@ describe('removeInput', () => {
   }
 
   it('does nothing rather than break an alias', () => {
-    expect(codeOf(() => removeInput('inputs:\n  b: &b path:./b\n  c: *b\n', 'b'))).toBe(
+    expect(thrownBy(() => removeInput('inputs:\n  b: &b path:./b\n  c: *b\n', 'b')).code).toBe(
       'FLK_MANIFEST_INVALID',
     );
   });
   it('names an input that is not there', () => {
-    expect(codeOf(() => removeInput('inputs: {a: x}', 'b'))).toBe('FLK_INPUT_UNKNOWN');
-    expect(codeOf(() => removeInput('', 'toString'))).toBe('FLK_INPUT_UNKNOWN');
+    expect(thrownBy(() => removeInput('inputs: {a: x}', 'b')).code).toBe('FLK_INPUT_UNKNOWN');
+    expect(thrownBy(() => removeInput('', 'toString')).code).toBe('FLK_INPUT_UNKNOWN');
   });
 });
 

@@ -10,22 +10,13 @@ import {
   packagesFor,
   parseManifest,
 } from '../../../src/flake/manifest.ts';
+import { thrownBy } from '../../support/errors.ts';
 
 const path = 'flake.yaml';
 
-function errorOf(work: () => unknown): FlkError {
-  try {
-    work();
-  } catch (error) {
-    if (error instanceof FlkError) return error;
-    throw error;
-  }
-  throw new Error('nothing was thrown');
-}
-
 /** Each fault as `LINE:COLUMN «what is underlined» message → suggestion`. */
 function faultsOf(text: string): string[] {
-  const error = errorOf(() => parseManifest({ path, text }));
+  const error = thrownBy(() => parseManifest({ path, text }));
   expect(error.code).toBe('FLK_MANIFEST_INVALID');
   return error.diagnostics.map(({ range, message, suggestion }) => {
     const { line, column } = positionOf(text, range.start);
@@ -793,7 +784,7 @@ x-mine: [1, { a: null }]
 
   it('shows a dependency’s manifest by its address', () => {
     const file = { path: 'git+https://git.example.org/a/flake.yaml', text: 'x: 1\n' };
-    const error = errorOf(() => parseManifest(file));
+    const error = thrownBy(() => parseManifest(file));
     expect(error.message).toBe('1 fault in git+https://git.example.org/a/flake.yaml');
     expect(error.diagnostics[0]?.file).toBe(file);
   });
@@ -857,7 +848,7 @@ describe('requireVersion', () => {
     expect(read('requireVersion: ">=0.1"', '0.2.0-rc.1').requireVersion).toBe('>=0.1');
   });
   it('refuses another, before it complains about what only that one knows', () => {
-    const error = errorOf(() => read('requireVersion: ">=2"\nnovelty: 1\n', '1.0.0'));
+    const error = thrownBy(() => read('requireVersion: ">=2"\nnovelty: 1\n', '1.0.0'));
     expect(error.code).toBe('FLK_MANIFEST_VERSION');
     expect(error.facts).toEqual({ found: '1.0.0', wanted: '>=2' });
     expect(error.diagnostics).toHaveLength(1);
@@ -873,7 +864,7 @@ describe('decodeManifest', () => {
     ['Latin-1', Buffer.from('description: caf\xe9\n', 'latin1'), 16, 'these bytes are not UTF-8'],
     ['UTF-16', Buffer.from('\ufeffdescription: x\n', 'utf16le'), 0, 'the file is UTF-16'],
   ])('points at %s', (_, bytes, start, message) => {
-    const error = errorOf(() => decodeManifest(path, bytes));
+    const error = thrownBy(() => decodeManifest(path, bytes));
     expect(error.code).toBe('FLK_MANIFEST_INVALID');
     expect(error.diagnostics).toMatchObject([{ range: { start }, message }]);
   });
@@ -926,7 +917,7 @@ describe('hostile text', () => {
     ],
   ];
   it.each(table)('%s', (_, text, message) => {
-    const error = errorOf(() => parseManifest({ path, text }));
+    const error = thrownBy(() => parseManifest({ path, text }));
     expect(error.code).toBe('FLK_MANIFEST_INVALID');
     expect(error.diagnostics[0]?.message).toMatch(message);
     expect(error.diagnostics.length).toBeLessThanOrEqual(100);

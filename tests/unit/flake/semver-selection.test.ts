@@ -3,21 +3,12 @@ import { describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import type { Rev } from '../../../src/flake/flake-ref.ts';
 import { selectTag, tagSatisfies, versionOfTag } from '../../../src/flake/semver-selection.ts';
+import { thrownBy } from '../../support/errors.ts';
 
 const tagsOf = (names: readonly string[]) =>
   names.map((name, i) => ({ name, rev: `${i}`.padStart(40, '0') as Rev }));
 const choose = (names: readonly string[], range: string, shape?: string) =>
   selectTag(tagsOf(names), range, shape).name;
-
-function failure(work: () => unknown): FlkError {
-  try {
-    work();
-  } catch (error) {
-    if (error instanceof FlkError) return error;
-    throw error;
-  }
-  throw new Error('nothing was thrown');
-}
 
 describe('a tag is a version', () => {
   it.each([
@@ -71,7 +62,7 @@ describe('the tag chosen', () => {
     [['v1.2.3'], '1.2.3', 'v1.2.3'],
     [['v1.2.3'], '', 'v1.2.3'],
   ])('of %j in %s is %s', (names, range, wanted) => {
-    if (wanted === 'none') expect(failure(() => choose(names, range)).code).toBe('FLK_VERSION_UNSATISFIED');
+    if (wanted === 'none') expect(thrownBy(() => choose(names, range)).code).toBe('FLK_VERSION_UNSATISFIED');
     else expect(choose(names, range)).toBe(wanted);
   });
 
@@ -110,24 +101,24 @@ describe('the tag chosen', () => {
 describe('no tag', () => {
   it('lists the nearest below and above', () => {
     const names = ['v0.1.0', 'v0.2.0', 'v0.3.0', 'v0.4.0', 'v2.0.0', 'v3.0.0', 'v4.0.0', 'v5.0.0'];
-    expect(failure(() => choose(names, '^1')).message).toBe(
+    expect(thrownBy(() => choose(names, '^1')).message).toBe(
       'no tag satisfies ^1; nearest: v4.0.0, v3.0.0, v2.0.0, v0.4.0, v0.3.0, v0.2.0',
     );
   });
 
   it('points to a pre-release that would do', () => {
-    expect(failure(() => choose(['v1.0.0-rc.1'], '*')).hint).toContain('version: "1.0.0-rc.1"');
+    expect(thrownBy(() => choose(['v1.0.0-rc.1'], '*')).hint).toContain('version: "1.0.0-rc.1"');
   });
 
   it('points to the shape where no tag reads as a version', () => {
-    expect(failure(() => choose(['release-1', 'a'], '^1'))).toMatchObject({
+    expect(thrownBy(() => choose(['release-1', 'a'], '^1'))).toMatchObject({
       hint: expect.stringContaining('release-{version}'),
       facts: { found: 'a, release-1' },
     });
   });
 
   it('is there where there are none, or where the range is none', () => {
-    expect(failure(() => choose([], '^1')).facts.found).toBe('no tags');
-    expect(failure(() => choose(['v1.0.0'], 'one')).message).toContain('is not a semver range');
+    expect(thrownBy(() => choose([], '^1')).facts.found).toBe('no tags');
+    expect(thrownBy(() => choose(['v1.0.0'], 'one')).message).toContain('is not a semver range');
   });
 });

@@ -1,9 +1,9 @@
 /** Downloads from hosts with names and TLS, which a server on loopback does not have: nock answers for them. */
 import nock from 'nock';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { FlkError } from '../../../src/base/errors.ts';
 import type { Event } from '../../../src/base/events.ts';
 import { downloader } from '../../../src/sources/download.ts';
+import { errorOf } from '../../support/errors.ts';
 
 const host = 'https://files.flk.example';
 const events: Event[] = [];
@@ -24,15 +24,6 @@ async function download(url: string, options: { offline?: boolean } = {}): Promi
   for await (const chunk of open(url, { total: (bytes) => expect(bytes).toBe(4) })) chunks.push(chunk);
   return Buffer.concat(chunks).toString();
 }
-
-const failure = async (work: Promise<unknown>): Promise<FlkError> => {
-  const thrown = await work.then(
-    () => new Error('it succeeded'),
-    (error: unknown) => error,
-  );
-  if (thrown instanceof FlkError) return thrown;
-  throw thrown;
-};
 
 describe('downloader', () => {
   test('gives the body and announces its length', async () => {
@@ -58,7 +49,7 @@ describe('downloader', () => {
 
   test('does not wait for an hour because a server asks for it', async () => {
     nock(host).get('/a').reply(429, 'later', { 'retry-after': '3600' });
-    expect(await failure(download(`${host}/a`))).toMatchObject({ code: 'FLK_HTTP_STATUS', exitStatus: 3 });
+    expect(await errorOf(download(`${host}/a`))).toMatchObject({ code: 'FLK_HTTP_STATUS', exitStatus: 3 });
   });
 
   test.each([
@@ -67,31 +58,31 @@ describe('downloader', () => {
     [403, 'FLK_HTTP_AUTH'],
   ])('status %i is %s, at once', async (status, code) => {
     nock(host).get('/a').reply(status, 'no');
-    const error = await failure(download(`${host}/a`));
+    const error = await errorOf(download(`${host}/a`));
     expect(error).toMatchObject({ code, facts: { status: String(status), url: `${host}/a` } });
   });
 
   test('keeps what a query may hold out of its errors', async () => {
     nock(host).get('/a').query({ token: 'secret' }).reply(404);
-    const error = await failure(download(`${host}/a?token=secret`));
+    const error = await errorOf(download(`${host}/a?token=secret`));
     expect(JSON.stringify([error.message, error.facts, error.hint])).not.toContain('secret');
   });
 
   test('leaves a circle of redirects', async () => {
     nock(host).get('/a').times(11).reply(301, '', { location: '/a' });
-    expect(await failure(download(`${host}/a`))).toMatchObject({ code: 'FLK_HTTP_STATUS' });
+    expect(await errorOf(download(`${host}/a`))).toMatchObject({ code: 'FLK_HTTP_STATUS' });
   });
 
   test.each(['file:///etc/passwd', 'ftp://files.flk.example/a', 'nothing'])('refuses %s', async (url) => {
-    expect(await failure(download(url))).toMatchObject({ code: 'FLK_USAGE' });
+    expect(await errorOf(download(url))).toMatchObject({ code: 'FLK_USAGE' });
   });
 
   test('a redirect cannot lead to a file of this machine', async () => {
     nock(host).get('/a').reply(302, '', { location: 'file:///etc/passwd' });
-    expect(await failure(download(`${host}/a`))).toMatchObject({ code: 'FLK_USAGE' });
+    expect(await errorOf(download(`${host}/a`))).toMatchObject({ code: 'FLK_USAGE' });
   });
 
   test('asks nobody when offline', async () => {
-    expect(await failure(download(`${host}/a`, { offline: true }))).toMatchObject({ code: 'FLK_OFFLINE' });
+    expect(await errorOf(download(`${host}/a`, { offline: true }))).toMatchObject({ code: 'FLK_OFFLINE' });
   });
 });

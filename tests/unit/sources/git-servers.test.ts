@@ -10,12 +10,11 @@ import type { GitRef, Rev } from '../../../src/flake/flake-ref.ts';
 import { flushPacket, textPacket } from '../../../src/formats/pkt-line.ts';
 import { GitSource, type GitSourceOptions } from '../../../src/sources/git.ts';
 import { gitEnvironment } from '../../../src/sources/git-program.ts';
+import { withCode } from '../../support/errors.ts';
 import { type GitServer, gitServer } from '../../support/git-server.ts';
 import { commitContent, makePack, objectId, objectsOf } from '../../support/packs.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 import { directory, file } from '../../support/trees.ts';
-
-const failure = (code: string) => expect.objectContaining({ code });
 
 /** One commit on `main`, in a bare repository. */
 const world = (() => {
@@ -146,7 +145,7 @@ describe('a server in trouble', () => {
   it('that wants us to wait for long is not waited for', async () => {
     const { server, ref, source } = await rig();
     server.interfere = () => ({ status: 429, headers: { 'retry-after': '3600' } });
-    await expect(source().fetch(ref)).rejects.toEqual(failure('FLK_HTTP_STATUS'));
+    await expect(source().fetch(ref)).rejects.toEqual(withCode('FLK_HTTP_STATUS'));
     expect(server.log).toHaveLength(1);
   });
 
@@ -156,7 +155,7 @@ describe('a server in trouble', () => {
   ])('that %s is left', async (_, interference) => {
     const { server, ref, events, source } = await rig();
     server.interfere = () => interference;
-    await expect(source({ idleTimeout: 60 }).fetch(ref)).rejects.toEqual(failure('FLK_NETWORK'));
+    await expect(source({ idleTimeout: 60 }).fetch(ref)).rejects.toEqual(withCode('FLK_NETWORK'));
     expect(retries(events)).toBe(3);
   });
 
@@ -165,7 +164,7 @@ describe('a server in trouble', () => {
     for (const truncateAfter of [0, 3, 20, 40, 60, 150, 300]) {
       server.interfere = () => ({ truncateAfter });
       await expect(source().fetch({ ...ref, ref: 'main', rev: world.rev })).rejects.toEqual(
-        failure('FLK_NETWORK'),
+        withCode('FLK_NETWORK'),
       );
     }
     expect(readdirSync(join(cacheFolder, 'git'))).toEqual([]);
@@ -179,7 +178,7 @@ describe('a server in trouble', () => {
       return { hang: true };
     };
     await expect(source({ signal: controller.signal }).fetch(ref)).rejects.toEqual(
-      failure('FLK_INTERRUPTED'),
+      withCode('FLK_INTERRUPTED'),
     );
   });
 });
@@ -193,7 +192,7 @@ it('says what is wrong with an address: no such host, nothing listens', async ()
     facts: { reason: 'ECONNREFUSED' },
   });
   await expect(source().fetch({ type: 'git', url: 'http://no-such-host.invalid/x' })).rejects.toEqual(
-    failure('FLK_NETWORK'),
+    withCode('FLK_NETWORK'),
   );
 });
 
@@ -210,7 +209,7 @@ describe('a server that does not speak as it should', () => {
   it('but shows a web page', async () => {
     await expect(
       ask((_, response) => response.writeHead(200, { 'content-type': 'text/html' }).end('<!DOCTYPE html>')),
-    ).rejects.toEqual(failure('FLK_GIT_REPO_MISSING'));
+    ).rejects.toEqual(withCode('FLK_GIT_REPO_MISSING'));
   });
 
   it.each<[string, Buffer | string, string]>([
@@ -221,7 +220,7 @@ describe('a server that does not speak as it should', () => {
     ['a ref that is none', Buffer.concat([textPacket('zz HEAD'), flushPacket]), 'FLK_GIT_PROTOCOL'],
     ['an error of its own', Buffer.concat([textPacket('ERR \u001b[31mout of cheese')]), 'FLK_GIT_REMOTE'],
   ])('but gives %s for refs', async (_, bytes, code) => {
-    await expect(ask(saying(bytes))).rejects.toEqual(failure(code));
+    await expect(ask(saying(bytes))).rejects.toEqual(withCode(code));
   });
 
   it.each<[string, Buffer, string]>([
@@ -242,13 +241,13 @@ describe('a server that does not speak as it should', () => {
     ['an unknown band', Buffer.concat([textPacket('packfile'), band(9, 'x')]), 'FLK_GIT_REMOTE'],
     ['that it has no such revision', textPacket(`ERR want ${someRev} not valid`), 'FLK_GIT_REV_GONE'],
   ])('but gives %s', async (_, bytes, code) => {
-    await expect(ask(saying(bytes), someRev)).rejects.toEqual(failure(code));
+    await expect(ask(saying(bytes), someRev)).rejects.toEqual(withCode(code));
   });
 
   it('but lists a commit that the pack then lacks a file of', async () => {
     const { rev, pieces } = objectsOf(directory({ a: file('a'), b: file('b') }));
     const pack = makePack(pieces.filter(({ kind }, i) => kind !== 'blob' || i === pieces.length - 1));
-    await expect(ask(saying(packAnswer(pack)), rev)).rejects.toEqual(failure('FLK_GIT_PACK'));
+    await expect(ask(saying(packAnswer(pack)), rev)).rejects.toEqual(withCode('FLK_GIT_PACK'));
     expect(objectId('blob', Buffer.from('a'))).toHaveLength(40);
   });
 
@@ -267,14 +266,14 @@ describe('a server that does not speak as it should', () => {
 
   it('but lists refs without end', async () => {
     const refs = many(textPacket(`${someRev} refs/heads/${'x'.repeat(1000)}`), 500);
-    await expect(ask(endless(Buffer.alloc(0), refs))).rejects.toEqual(failure('FLK_LIMIT'));
+    await expect(ask(endless(Buffer.alloc(0), refs))).rejects.toEqual(withCode('FLK_LIMIT'));
   });
 
   it.each([
     ['talks', band(2, 'x'.repeat(60_000))],
     ['only keeps the connection alive', many(band(1, ''), 5000)],
   ])('but %s without end', async (_, piece) => {
-    await expect(ask(endless(textPacket('packfile'), piece), someRev)).rejects.toEqual(failure('FLK_LIMIT'));
+    await expect(ask(endless(textPacket('packfile'), piece), someRev)).rejects.toEqual(withCode('FLK_LIMIT'));
   });
 });
 
@@ -309,7 +308,7 @@ describe('redirects', () => {
     const error = await source()
       .fetch({ type: 'git', url: `${base}/x` })
       .catch((thrown: unknown) => thrown);
-    expect(error).toEqual(failure('FLK_GIT_PROTOCOL'));
+    expect(error).toEqual(withCode('FLK_GIT_PROTOCOL'));
     expect(JSON.stringify(error)).not.toContain('secret');
   });
 
@@ -321,7 +320,7 @@ describe('redirects', () => {
       response.writeHead(302, { location: request.url?.replace('/x', '/xx') }).end();
     });
     await expect(source().fetch({ type: 'git', url: `${base}/x` })).rejects.toEqual(
-      failure('FLK_GIT_PROTOCOL'),
+      withCode('FLK_GIT_PROTOCOL'),
     );
     expect(asked).toBeLessThan(10);
   });
@@ -338,9 +337,9 @@ describe('the git program', () => {
     const { locked, tree } = await shared.fetch(ref);
     expect(locked).toMatchObject({ ref: 'refs/heads/main', rev: world.rev });
     expect((await tree.readFile('flake.yaml'))?.toString()).toBe('description: x\n');
-    await expect(shared.fetch({ ...ref, ref: 'nope' })).rejects.toEqual(failure('FLK_GIT_REF_MISSING'));
+    await expect(shared.fetch({ ...ref, ref: 'nope' })).rejects.toEqual(withCode('FLK_GIT_REF_MISSING'));
     await expect(shared.fetch({ ...ref, ref: 'main', rev: '1'.repeat(40) as Rev })).rejects.toEqual(
-      failure('FLK_GIT_REV_GONE'),
+      withCode('FLK_GIT_REV_GONE'),
     );
   });
 
@@ -351,7 +350,7 @@ describe('the git program', () => {
       vi.stubEnv('GIT_CONFIG_NOSYSTEM', '1');
       const { server, ref, source } = await rig();
       server.interfere = () => ({ status, headers: { 'www-authenticate': 'Basic realm="x"' } });
-      await expect(source().fetch(ref)).rejects.toEqual(failure('FLK_HTTP_AUTH'));
+      await expect(source().fetch(ref)).rejects.toEqual(withCode('FLK_HTTP_AUTH'));
       expect(server.log.some(({ headers }) => headers['user-agent']?.startsWith('git/2.') ?? false)).toBe(
         true,
       );
@@ -423,7 +422,7 @@ describe('the git program', () => {
     const { tree } = await source().fetch({ type: 'git', url: `${base}/x`, ref: 'main', rev: rev as Rev });
     expect((await tree.readFile('a'))?.toString()).toBe('a');
     await expect(source().fetch({ type: 'git', url: `file://${world.folder}/repo.git` })).rejects.toEqual(
-      failure('FLK_GIT_MISSING'),
+      withCode('FLK_GIT_MISSING'),
     );
   });
 });

@@ -14,10 +14,11 @@ import type { Event } from '../../../src/base/events.ts';
 import type { GitRef, Rev } from '../../../src/flake/flake-ref.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import { GitSource, type GitSourceOptions } from '../../../src/sources/git.ts';
+import { withCode } from '../../support/errors.ts';
 import { type GitServer, gitServer } from '../../support/git-server.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
 import { temporaryFolder } from '../../support/temp.ts';
-import { directory, file, type Node, narOf, symlink, TreeCollector, writeNode } from '../../support/trees.ts';
+import { directory, file, type Node, narOf, nodeOf, symlink, writeNode } from '../../support/trees.ts';
 
 /** Git that is the same on every machine. */
 function git(folder: string, ...args: string[]): string {
@@ -106,7 +107,6 @@ async function rig(folder = world.folder): Promise<Rig> {
   };
 }
 
-const failure = (code: string) => expect.objectContaining({ code });
 const [one, two] = world.revs;
 
 describe('what is locked', () => {
@@ -177,9 +177,7 @@ describe('the tree', () => {
       [two, second],
     ] as const) {
       const { tree } = await testRig.source().fetch({ type: 'git', url: url(testRig), rev });
-      const collector = new TreeCollector();
-      await tree.walk(collector);
-      expect(narOf(collector.root).equals(narOf(node))).toBe(true);
+      expect(narOf(await nodeOf(tree)).equals(narOf(node))).toBe(true);
       expect(await hashTree(tree)).toEqual({ narHash: tree.narHash, narSize: tree.narSize });
     }
   });
@@ -270,7 +268,7 @@ describe('requests', () => {
         message: expect.stringContaining(ref.url),
       });
     await expect(offline.tags({ type: 'git', url: `${server.base}/other` })).rejects.toEqual(
-      failure('FLK_OFFLINE'),
+      withCode('FLK_OFFLINE'),
     );
     expect(server.log).toEqual([]);
   });
@@ -350,7 +348,7 @@ describe('the cache', () => {
     bytes[Math.floor(bytes.length / 2)]! ^= 0x10;
     writeFileSync(pack!, bytes);
     const { tree } = await source().fetch(locked as GitRef);
-    await expect(hashTree(tree)).rejects.toEqual(failure('FLK_GIT_PACK'));
+    await expect(hashTree(tree)).rejects.toEqual(withCode('FLK_GIT_PACK'));
     const mended = await source().fetch(locked as GitRef);
     expect((await hashTree(mended.tree)).narHash).toBe(mended.tree.narHash);
   });
@@ -358,7 +356,7 @@ describe('the cache', () => {
   it('keeps nothing of a fetch that failed', async () => {
     const { source, ref, server, cacheFolder } = await rig();
     server.interfere = ({ command }) => (command === 'fetch' ? { truncateAfter: 300 } : undefined);
-    await expect(source().fetch({ ...ref, rev: one, ref: 'dev' })).rejects.toEqual(failure('FLK_NETWORK'));
+    await expect(source().fetch({ ...ref, rev: one, ref: 'dev' })).rejects.toEqual(withCode('FLK_NETWORK'));
     expect(readdirSync(join(cacheFolder, 'git'))).toEqual([]);
   });
 
@@ -390,10 +388,10 @@ describe('what cannot be had', () => {
         hint: 'write ref=refs/tags/v1',
       });
       await expect(source.fetch({ type: 'git', url, ref: 'dev', rev: gone })).rejects.toEqual(
-        failure('FLK_GIT_REV_GONE'),
+        withCode('FLK_GIT_REV_GONE'),
       );
       await expect(source.fetch({ type: 'git', url: url.replace('repo', 'nowhere') })).rejects.toEqual(
-        failure('FLK_GIT_REPO_MISSING'),
+        withCode('FLK_GIT_REPO_MISSING'),
       );
     },
   );
@@ -410,7 +408,7 @@ describe('what cannot be had', () => {
 
   it.each(['submodules', 'lfs', 'exportIgnore'] as const)('%s, for now', async (flag) => {
     const { source, ref, server } = await rig();
-    await expect(source().fetch({ ...ref, [flag]: true })).rejects.toEqual(failure('FLK_REF_UNSUPPORTED'));
+    await expect(source().fetch({ ...ref, [flag]: true })).rejects.toEqual(withCode('FLK_REF_UNSUPPORTED'));
     expect(server.log).toEqual([]);
   });
 
@@ -430,7 +428,7 @@ describe('what cannot be had', () => {
     'x*',
   ])('a ref named %j', async (name) => {
     const { source, ref, server } = await rig();
-    await expect(source().fetch({ ...ref, ref: name })).rejects.toEqual(failure('FLK_REF_INVALID'));
+    await expect(source().fetch({ ...ref, ref: name })).rejects.toEqual(withCode('FLK_REF_INVALID'));
     expect(server.log).toEqual([]);
   });
 
@@ -440,6 +438,6 @@ describe('what cannot be had', () => {
     git(join(folder, 'new'), 'commit', '-q', '--allow-empty', '-m', 'x');
     const { source, server } = await rig(folder);
     const url = way === 'http' ? `${server.base}/new/.git` : `file://${folder}/new`;
-    await expect(source().fetch({ type: 'git', url })).rejects.toEqual(failure('FLK_REF_UNSUPPORTED'));
+    await expect(source().fetch({ type: 'git', url })).rejects.toEqual(withCode('FLK_REF_UNSUPPORTED'));
   });
 });

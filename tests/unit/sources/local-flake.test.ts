@@ -7,6 +7,7 @@ import { type Event, silent } from '../../../src/base/events.ts';
 import { printFlakeRef } from '../../../src/flake/flake-ref.ts';
 import type { Source } from '../../../src/flake/source.ts';
 import { type LocalFlake, openLocalFlake } from '../../../src/sources/local-flake.ts';
+import { errorOf } from '../../support/errors.ts';
 import { git, gitEnvironment } from '../../support/repositories.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 
@@ -32,15 +33,6 @@ function repository(): string {
   git(root, 'commit', '--quiet', '-m', 'first');
   return root;
 }
-
-const errorOf = (promise: Promise<unknown>): Promise<FlkError> =>
-  promise.then(
-    () => expect.unreachable('no error'),
-    (error: unknown) => {
-      if (error instanceof FlkError) return error;
-      throw error;
-    },
-  );
 
 /** Runs `work` where no program can be found. */
 async function withoutPrograms<T>(work: () => Promise<T>): Promise<T> {

@@ -2,12 +2,12 @@ import { execFileSync } from 'node:child_process';
 import { lutimesSync, mkdirSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { FlkError } from '../../../src/base/errors.ts';
 import { type Event, silent } from '../../../src/base/events.ts';
 import type { NarHash } from '../../../src/formats/hash.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import { fetchPath } from '../../../src/sources/path.ts';
 import { canonical, writeFiles } from '../../../test-repos/build.mjs';
+import { errorOf } from '../../support/errors.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
 import { recipe } from '../../support/repositories.ts';
 import { temporaryFolder } from '../../support/temp.ts';
@@ -23,15 +23,6 @@ function folderWithFiles(): string {
 
 const fetch = (path: string, more: { narHash?: NarHash; lastModified?: number; dir?: string } = {}) =>
   fetchPath({ type: 'path', path, ...more }, { reporter: silent });
-
-const errorOf = (promise: Promise<unknown>): Promise<FlkError> =>
-  promise.then(
-    () => expect.unreachable('no error'),
-    (error: unknown) => {
-      if (error instanceof FlkError) return error;
-      throw error;
-    },
-  );
 
 /** Sets the modification times of everything in the folder from `folderWithFiles`, in seconds. */
 function date(folder: string, times: { file: number; sub: number; run: number; link: number; root: number }) {

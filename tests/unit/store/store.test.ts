@@ -17,8 +17,9 @@ import { makeSourcePath, makeTextPath, type StorePath } from '../../../src/forma
 import type { PathInfo } from '../../../src/store/path-info.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
 import { restoreTree } from '../../../src/store/tree-files.ts';
+import { withCode } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
-import { directory, file, type Node, symlink, TreeCollector, treeFrom } from '../../support/trees.ts';
+import { directory, file, type Node, nodeOf, symlink, treeFrom } from '../../support/trees.ts';
 
 async function open(root = temporaryFolder()): Promise<Store> {
   const store = await openStore(root);
@@ -31,14 +32,7 @@ const sample = directory({
   empty: directory(),
   link: symlink('bin/run'),
 });
-const code = (name: string): unknown => expect.objectContaining({ code: name });
 const stages = (store: Store): string[] => readdirSync(join(store.root, 'nix/var/flk/stage'));
-
-async function read(tree: Tree): Promise<Node> {
-  const collector = new TreeCollector();
-  await tree.walk(collector);
-  return collector.root;
-}
 
 /** A staged tree with a record that fits it. */
 async function staged(
@@ -76,7 +70,7 @@ describe('a store', () => {
       references: [],
       ultimate: true,
     });
-    expect(await read(store.tree(info.path))).toEqual(sample);
+    expect(await nodeOf(store.tree(info.path))).toEqual(sample);
     expect(store.query(info.path)).toEqual(info);
     await store.verifyPath(info.path);
     const program = lstatSync(join(store.physical(info.path), 'bin/run'));
@@ -90,7 +84,7 @@ describe('a store', () => {
   it('holds single files and texts, with references', async () => {
     const store = await open();
     const single = await store.addTree('single', treeFrom(file('x')));
-    expect(await read(store.tree(single.path))).toEqual(file('x'));
+    expect(await nodeOf(store.tree(single.path))).toEqual(file('x'));
     const text = await store.addText('text', `see ${single.path}`, [single.path]);
     expect(text.path).toBe(makeTextPath('text', `see ${single.path}`, [single.path]));
     expect(store.query(text.path)).toEqual(text);
@@ -131,7 +125,7 @@ describe('a store', () => {
     const store = await open();
     const expected = narHashOf(sha256('something else'));
     await expect(store.addTree('sample', treeFrom(sample), { expected })).rejects.toEqual(
-      code('FLK_NAR_HASH_MISMATCH'),
+      withCode('FLK_NAR_HASH_MISMATCH'),
     );
     expect(readdirSync(join(store.root, 'nix/store'))).toEqual([]);
     expect(stages(store)).toEqual([]);
@@ -165,9 +159,11 @@ describe('a store', () => {
           sink.endDirectory();
         },
       };
-      await expect(store.addTree('hostile', hostile)).rejects.toEqual(code('FLK_INTERNAL'));
+      await expect(store.addTree('hostile', hostile)).rejects.toEqual(withCode('FLK_INTERNAL'));
     }
-    await expect(store.addTree('../name', treeFrom(sample))).rejects.toEqual(code('FLK_STORE_PATH_INVALID'));
+    await expect(store.addTree('../name', treeFrom(sample))).rejects.toEqual(
+      withCode('FLK_STORE_PATH_INVALID'),
+    );
     expect(readdirSync(join(store.root, 'nix/store'))).toEqual([]);
   });
 
@@ -187,10 +183,10 @@ describe('a store', () => {
     const missing = makeTextPath('missing', '');
     const good = await staged(store, 'good', file('good'));
     const bad = await staged(store, 'bad', file('bad'), [missing]);
-    await expect(store.register([good, bad])).rejects.toEqual(code('FLK_STORE_CORRUPT'));
+    await expect(store.register([good, bad])).rejects.toEqual(withCode('FLK_STORE_CORRUPT'));
     expect(store.query(good.info.path)).toBeUndefined();
     expect(store.query(bad.info.path)).toBeUndefined();
-    expect(() => store.closure([missing])).toThrowError(code('FLK_STORE_CORRUPT'));
+    expect(() => store.closure([missing])).toThrowError(withCode('FLK_STORE_CORRUPT'));
   });
 
   it('replaces what lies at a path without a record', async () => {
@@ -202,7 +198,7 @@ describe('a store', () => {
     chmodSync(other.physical(path), 0o555);
     expect(other.query(path)).toBeUndefined();
     await other.addTree('sample', treeFrom(sample));
-    expect(await read(other.tree(path))).toEqual(sample);
+    expect(await nodeOf(other.tree(path))).toEqual(sample);
     expect(stages(other)).toEqual([]);
   });
 
@@ -222,9 +218,9 @@ describe('a store', () => {
     const program = join(store.physical(entry.info.path), 'bin/run');
     chmodSync(program, 0o755);
     writeFileSync(program, 'changed');
-    await expect(store.verifyPath(entry.info.path)).rejects.toEqual(code('FLK_STORE_CORRUPT'));
+    await expect(store.verifyPath(entry.info.path)).rejects.toEqual(withCode('FLK_STORE_CORRUPT'));
     await store.register([await staged(store, 'sample', sample)]);
-    await expect(store.verifyPath(entry.info.path)).rejects.toEqual(code('FLK_STORE_CORRUPT'));
+    await expect(store.verifyPath(entry.info.path)).rejects.toEqual(withCode('FLK_STORE_CORRUPT'));
     await store.register([await staged(store, 'sample', sample)], { replace: true });
     await store.verifyPath(entry.info.path);
   });
@@ -305,7 +301,7 @@ describe('opening a store', () => {
     const database = new Database(join(store.root, 'nix/var/flk/store.sqlite'));
     database.exec('PRAGMA user_version = 99');
     database.close();
-    await expect(openStore(store.root)).rejects.toEqual(code('FLK_STORE_INVALID'));
+    await expect(openStore(store.root)).rejects.toEqual(withCode('FLK_STORE_INVALID'));
   });
 
   it('refuses a file that is no database', async () => {
@@ -315,13 +311,13 @@ describe('opening a store', () => {
       join(root, 'nix/var/flk/store.sqlite'),
       'not a database, but long enough to be looked at'.repeat(100),
     );
-    await expect(openStore(root)).rejects.toEqual(code('FLK_STORE_INVALID'));
+    await expect(openStore(root)).rejects.toEqual(withCode('FLK_STORE_INVALID'));
   });
 
   it('refuses a root that is a file', async () => {
     const root = join(temporaryFolder(), 'file');
     writeFileSync(root, '');
-    await expect(openStore(root)).rejects.toEqual(code('FLK_FILE_UNWRITABLE'));
+    await expect(openStore(root)).rejects.toEqual(withCode('FLK_FILE_UNWRITABLE'));
     expect(statSync(root).size).toBe(0);
   });
 });

@@ -20,6 +20,7 @@ import { describe, expect, it } from 'vitest';
 import { hashTree, type TreeSink } from '../../../src/formats/nar.ts';
 import { canonicalise } from '../../../src/store/canonicalise.ts';
 import { removeTree, restoreTree, syncTrees, walkPath } from '../../../src/store/tree-files.ts';
+import { withCode } from '../../support/errors.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 import {
@@ -29,19 +30,14 @@ import {
   listing,
   type Node,
   narOf,
+  nodeOf,
   symlink,
   TreeCollector,
   treeFrom,
   writeNode,
 } from '../../support/trees.ts';
 
-const code = (name: string): unknown => expect.objectContaining({ code: name });
-
-async function read(path: string): Promise<Node> {
-  const collector = new TreeCollector();
-  await walkPath(path).walk(collector);
-  return collector.root;
-}
+const read = (path: string): Promise<Node> => nodeOf(walkPath(path));
 
 const sample = directory({
   bin: directory({ run: file('#!/bin/sh\n', true), plain: file('plain') }),
@@ -101,8 +97,8 @@ describe('a walk over the disk', () => {
       endFile: () => collector.endFile(),
       symlink: (target) => collector.symlink(target),
     };
-    await expect(walkPath(path).walk(sink, abort.signal)).rejects.toEqual(code('FLK_INTERRUPTED'));
-    await expect(walkPath(path).walk(sink, AbortSignal.abort())).rejects.toEqual(code('FLK_INTERRUPTED'));
+    await expect(walkPath(path).walk(sink, abort.signal)).rejects.toEqual(withCode('FLK_INTERRUPTED'));
+    await expect(walkPath(path).walk(sink, AbortSignal.abort())).rejects.toEqual(withCode('FLK_INTERRUPTED'));
   });
 
   it('refuses a file that changes its size meanwhile, small or large', async () => {
@@ -119,7 +115,7 @@ describe('a walk over the disk', () => {
           file: () => change(path),
           data: () => {},
         });
-        await expect(walkPath(path).walk(sink)).rejects.toEqual(code('FLK_FILE_UNREADABLE'));
+        await expect(walkPath(path).walk(sink)).rejects.toEqual(withCode('FLK_FILE_UNREADABLE'));
       }
     }
   });
@@ -127,13 +123,13 @@ describe('a walk over the disk', () => {
   it('refuses what no tree holds, without waiting for it', async () => {
     const folder = temporaryFolder();
     execFileSync('mkfifo', [join(folder, 'pipe')]);
-    await expect(read(folder)).rejects.toEqual(code('FLK_FILE_UNREADABLE'));
-    await expect(read('/dev/null')).rejects.toEqual(code('FLK_FILE_UNREADABLE'));
-    await expect(read(join(folder, 'nothing'))).rejects.toEqual(code('FLK_FILE_UNREADABLE'));
+    await expect(read(folder)).rejects.toEqual(withCode('FLK_FILE_UNREADABLE'));
+    await expect(read('/dev/null')).rejects.toEqual(withCode('FLK_FILE_UNREADABLE'));
+    await expect(read(join(folder, 'nothing'))).rejects.toEqual(withCode('FLK_FILE_UNREADABLE'));
     const server = createServer();
     const socket = join(temporaryFolder(), 'socket');
     await new Promise<void>((listening) => server.listen(socket, listening));
-    await expect(read(socket)).rejects.toEqual(code('FLK_FILE_UNREADABLE'));
+    await expect(read(socket)).rejects.toEqual(withCode('FLK_FILE_UNREADABLE'));
     server.close();
   });
 });
@@ -163,7 +159,7 @@ describe('a tree written to disk', () => {
     const path = join(temporaryFolder(), 'tree');
     symlinkSync('elsewhere', path);
     for (const node of [directory(), file('x'), symlink('x')])
-      await expect(treeFrom(node).walk(restoreTree(path))).rejects.toEqual(code('FLK_FILE_UNWRITABLE'));
+      await expect(treeFrom(node).walk(restoreTree(path))).rejects.toEqual(withCode('FLK_FILE_UNWRITABLE'));
     expect(existsSync(path)).toBe(false);
   });
 
@@ -177,7 +173,7 @@ describe('a tree written to disk', () => {
     await syncTrees([join(folder, 'many'), join(folder, 'few')]);
     await syncTrees([join(folder, 'few')]);
     await syncTrees([]);
-    await expect(syncTrees([join(folder, 'nothing')])).rejects.toEqual(code('FLK_FILE_UNREADABLE'));
+    await expect(syncTrees([join(folder, 'nothing')])).rejects.toEqual(withCode('FLK_FILE_UNREADABLE'));
   });
 });
 
