@@ -43,7 +43,11 @@ export async function canonicalise(path: string): Promise<void> {
       chmodSync(here, 0o555);
     } else if (info.isFile()) {
       if (info.mode & 0o6000) throw invalid(root, here, 'is setuid or setgid');
-      if (info.nlink > 1) linked.push({ path: here, links: info.nlink, inode: inodeOf(info) });
+      if (info.nlink > 1) {
+        // Not touched before it is known whose else it is.
+        linked.push({ path: here, links: info.nlink, inode: inodeOf(info) });
+        return;
+      }
       chmodSync(here, modeOf(info));
     } else if (!info.isSymbolicLink()) throw invalid(root, here, `is ${kindOf(info)}`);
     lutimesSync(here, canonicalTime, canonicalTime);
@@ -64,22 +68,26 @@ export async function canonicalise(path: string): Promise<void> {
 const modeOf = (info: Stats): number => (info.mode & 0o100 ? 0o555 : 0o444);
 const inodeOf = (info: Stats): string => `${info.dev}:${info.ino}`;
 
-/** Copies files that have more names than were met in the tree. */
+/** Makes files of several names canonical; those that have more names than were met in the tree by copying them. */
 function separate(linked: readonly LinkedFile[]): void {
   const inside = new Map<string, number>();
   for (const { inode } of linked) inside.set(inode, (inside.get(inode) ?? 0) + 1);
   for (const { path, links, inode } of linked) {
-    if (inside.get(inode) === links) continue;
+    const mode = modeOf(lstatSync(path));
+    if (inside.get(inode) === links) {
+      chmodSync(path, mode);
+      lutimesSync(path, canonicalTime, canonicalTime);
+      continue;
+    }
     const folder = path.subarray(0, path.lastIndexOf(slash));
-    const { mode } = lstatSync(folder);
-    const { mode: own } = lstatSync(path);
+    const { mode: before } = lstatSync(folder);
     const copy = Buffer.concat([path, Buffer.from('.flk-copy')]);
     chmodSync(folder, 0o755);
     copyFileSync(path, copy, constants.COPYFILE_EXCL);
-    chmodSync(copy, own & 0o777);
+    chmodSync(copy, mode);
     lutimesSync(copy, canonicalTime, canonicalTime);
     renameSync(copy, path);
-    chmodSync(folder, mode & 0o777);
+    chmodSync(folder, before & 0o777);
     lutimesSync(folder, canonicalTime, canonicalTime);
   }
 }

@@ -20,7 +20,7 @@ const script = `
 mount -t tmpfs -o size=128k flk "$1" && cp "$2/flake.yaml" "$1" && cp "$2/flake.lock" "$1" 2>/dev/null
 case $3 in
   full) cat /dev/zero > "$1/ballast" 2>/dev/null ;;
-  read-only) mount -o remount,ro "$1" ;;
+  read-only) mount -o remount,bind,ro "$1" ;;
 esac
 cd "$1" && shift 3 && "$@"
 status=$?

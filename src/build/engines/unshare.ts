@@ -30,7 +30,7 @@ while read -r flk_options flk_target; do tool mount -o "$flk_options" -- "$flk_t
 if [ "$flk_kind" = isolated ]; then
   tool hostname localhost
   tool ip link set lo up 2>/dev/null || tool ifconfig lo up 2>/dev/null ||
-    tool perl -e 'socket(S,2,2,0) && ioctl(S,0x8914,pack("a16s","lo",0x49))' 2>/dev/null || :
+    tool perl -e '$up = pack("a16s", "lo", 0x49); socket(S, 2, 2, 0) && ioctl(S, 0x8914, $up)' 2>/dev/null || :
 fi
 ( cd -- "$flk_root" && tool pivot_root . "$flk_old" )
 tool umount -l "/$flk_old"

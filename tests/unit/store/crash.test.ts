@@ -70,8 +70,8 @@ describe.skipIf(!canMount)(
   () => {
     const script = `
     mount -t tmpfs -o size=12m none "$1" && "$2" "$3" "$1" fill &&
-    mount -o remount,ro "$1" && "$2" "$3" "$1" look &&
-    mount -o remount,rw "$1" && "$2" "$3" "$1" look
+    mount -o remount,bind,ro "$1" && "$2" "$3" "$1" look &&
+    mount -o remount,bind,rw "$1" && "$2" "$3" "$1" look
   `;
     it('says that a disk is full or read-only, and goes on when it no longer is', async () => {
       const mountPoint = join(temporaryFolder(), 'disk');

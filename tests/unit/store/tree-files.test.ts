@@ -258,6 +258,8 @@ describe('canonicalising', () => {
     linkSync(join(folder, 'outside'), join(path, 'c'));
     await canonicalise(path);
     expect(statSync(join(path, 'a')).ino).toBe(statSync(join(path, 'b')).ino);
+    const outside = statSync(join(folder, 'outside'));
+    expect([outside.mode & 0o777, outside.mtimeMs]).toEqual([0o600, 5000]);
     writeFileSync(join(folder, 'outside'), 'changed');
     expect(readFileSync(join(path, 'c'), 'utf8')).toBe('outside');
     expect(modes(path).every((mode) => /^(444|555) 1000$/.test(mode))).toBe(true);
