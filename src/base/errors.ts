@@ -209,7 +209,11 @@ export const errorCodes = {
   FLK_PACKAGE_CYCLE: row(2, '', 'Packages depend on one another in a circle.'),
   FLK_PACKAGE_INVALID: row(2, '', 'A package cannot become a derivation.'),
   FLK_SYSTEM_UNSUPPORTED: row(2, '', 'The flake does not list this machine’s system.'),
-  FLK_BUILD_FAILED: row(1, 'the full log: flk build -L', 'A builder ended with an error.'),
+  FLK_BUILD_FAILED: row(
+    1,
+    '-L prints the whole log while it builds',
+    'A builder ended with an error. The end of its log is shown, and the file that has all of it.',
+  ),
   FLK_BUILD_TIMEOUT: row(1, '', 'A builder ran, or was silent, for longer than allowed.'),
   FLK_BUILD_OUTPUT_MISSING: row(
     1,

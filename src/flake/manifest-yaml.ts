@@ -132,6 +132,7 @@ function boundedTokens(text: string, findings: Findings): CST.Token[] | undefine
 /** One fault per line: those that follow on it are the first one's shadows. */
 function reportSyntax(errors: readonly YAMLError[], text: string, findings: Findings): void {
   const lines = new Set<number>();
+  let swallowed = false;
   for (const error of [...errors].sort((a, b) => a.pos[0] - b.pos[0])) {
     const [start, end] = error.pos;
     const line = text.lastIndexOf('\n', start - 1);
@@ -163,6 +164,14 @@ function reportSyntax(errors: readonly YAMLError[], text: string, findings: Find
           `${quoteAdvice(value)}, or use a block: |`,
         );
         break;
+      case 'MISSING_CHAR':
+        if (text[start] !== '#') {
+          findings.add({ start, end: Math.max(start, end) }, lowerFirst(error.message));
+          break;
+        }
+        swallowed = true;
+        findings.add(span(start, value.length), 'to YAML, # begins a comment', quoteAdvice(value));
+        break;
       case 'TAB_AS_INDENT':
         findings.add(span(start, 1), 'a tab cannot indent', 'indent with spaces');
         break;
@@ -170,6 +179,8 @@ function reportSyntax(errors: readonly YAMLError[], text: string, findings: Find
         findings.add({ start, end }, 'a key must be a word', 'quote the key');
         break;
       case 'BAD_INDENT':
+        // The comment took the closing bracket with it: that is one fault, not two.
+        if (swallowed && error.message.startsWith('Flow')) break;
         findings.add(
           { start, end },
           error.message.startsWith('Flow')

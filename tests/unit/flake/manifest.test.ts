@@ -60,6 +60,11 @@ const syntax: Faults = [
     'x-a: `date`\n',
     ['1:6 «`date`» a value cannot begin with ` → quote it: "`date`"'],
   ],
+  [
+    'a # in a list in brackets',
+    'packages:\n  a:\n    buildInputs: [#bb]\n    env: {}\n',
+    ['3:19 «#bb» to YAML, # begins a comment → quote it: "#bb"'],
+  ],
   ['a value that begins with %', 'x-a: %x\n', ['1:6 «%x» a value cannot begin with % → quote it: "%x"']],
   [
     'a colon in a value',
