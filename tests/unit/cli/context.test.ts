@@ -12,7 +12,7 @@ import { TtyReport } from '../../../src/report/tty.ts';
 function world(env: NodeJS.ProcessEnv, isTTY = false): World & { readonly printed: string[] } {
   const printed: string[] = [];
   const terminal = { isTTY, write: (text: string) => printed.push(text) };
-  return { env, cwd: '/work', stdout: terminal, stderr: terminal, handOverSignals: () => {}, printed };
+  return { env, cwd: '/somewhere', stdout: terminal, stderr: terminal, handOverSignals: () => {}, printed };
 }
 
 function context(line: string, env: NodeJS.ProcessEnv = {}) {
@@ -34,11 +34,11 @@ describe('foldersOf', () => {
       '/h/.local/share/flk',
     ],
     [{ HOME: '/h' }, '/s', '/h/.cache/flk', '/s'],
-    [{ HOME: '/h' }, 's/t', '/h/.cache/flk', '/work/s/t'],
+    [{ HOME: '/h' }, 's/t', '/h/.cache/flk', '/somewhere/s/t'],
     [{ HOME: 'h' }, '/s', join(homedir(), '.cache/flk'), '/s'],
     [{}, '/s', join(homedir(), '.cache/flk'), '/s'],
   ])('%o, --store %s', (env, store, cache, wanted) => {
-    expect(foldersOf({ env, cwd: '/work' }, store)).toEqual({ cache, store: wanted });
+    expect(foldersOf({ env, cwd: '/somewhere' }, store)).toEqual({ cache, store: wanted });
   });
 });
 
