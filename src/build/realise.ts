@@ -350,6 +350,9 @@ function combined(name: string, failures: readonly unknown[]): FlkError {
   });
 }
 
+/** In code units: an error is read by a person, and the log has the rest. */
+const maxShownLine = 1000;
+
 /** The file under `nix/var/log/flk/drvs` that keeps what a builder printed, and the end of it at hand. */
 class BuildLog {
   readonly #path: string;
@@ -374,7 +377,7 @@ class BuildLog {
 
   add(line: string): void {
     this.#stream.write(`${line}\n`);
-    this.#last.push(line);
+    this.#last.push(line.length <= maxShownLine ? line : `${line.slice(0, maxShownLine)}…`);
     if (this.#last.length > 20) this.#last.shift();
     // As the phases runner announces them.
     this.#phase = /^==> (\w+Phase)$/.exec(line)?.[1] ?? this.#phase;

@@ -134,6 +134,21 @@ describe('flk build', () => {
     expect(goes.stderr).toContain('built good');
   });
 
+  it('tells with --keep-going of each failure', async () => {
+    const world = flakeWorld(
+      packages(
+        'one: { toolchain: host, buildPhase: exit 3 }\ntwo: { toolchain: host, buildPhase: exit 4 }\n' +
+          'needs-one: { toolchain: host, buildInputs: [one], buildPhase: exit 5 }\n',
+      ),
+    );
+    const targets = ['#one', '#two', '#needs-one'];
+    const { status, stdout } = await world.flk(['build', ...targets, '--keep-going', '--json', '--no-link']);
+    expect(status).toBe(1);
+    const { error } = JSON.parse(stdout) as { error: { message: string; facts: Record<string, string> } };
+    expect(error.message).toBe('one: the builder ended with exit status 3 in buildPhase');
+    expect(error.facts['failed too']).toBe('two: the builder ended with exit status 4 in buildPhase');
+  });
+
   it('in CI does not change the lock, and says why', async () => {
     const world = flakeWorld(
       `inputs:\n  base: ${url('base')}\n${packages(`default: a\n${script('a', 'echo a')}`)}`,

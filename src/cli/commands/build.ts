@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
-import { FlkError } from '../../base/errors.ts';
+import { asFlkError, FlkError } from '../../base/errors.ts';
 import { version } from '../../base/version.ts';
 import { localEngine } from '../../build/engines/local.ts';
 import { type InstantiationContext, instantiate } from '../../build/instantiate.ts';
@@ -57,8 +57,23 @@ export async function buildTargets(
       failures.push(error);
     }
   }
-  if (failures.length > 0) throw failures[0];
+  if (failures.length > 0) throw allOf(failures.map(asFlkError));
   return built;
+}
+
+/** The first failure, with what the others say: two packages that need the same one fail of the same. */
+function allOf(failures: readonly FlkError[]): FlkError {
+  const first = failures[0]!;
+  const others = new Set(failures.map(({ message }) => message));
+  others.delete(first.message);
+  if (others.size === 0) return first;
+  return new FlkError(first.code, first.message, {
+    facts: { ...first.facts, 'failed too': [...others].join('\n') },
+    hint: first.hint,
+    trail: first.trail,
+    diagnostics: first.diagnostics,
+    cause: first.cause,
+  });
 }
 
 async function instantiationContext(context: Context, target: string): Promise<InstantiationContext> {

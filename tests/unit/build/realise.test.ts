@@ -304,6 +304,18 @@ describe('realise', () => {
       expect(outputsInStore()).toEqual([]);
     });
 
+    it('does not flood the error with one endless line; the log has all of it', async () => {
+      const long = 'x'.repeat(60_000);
+      const graph = new Graph().add('broken');
+      const babbling: Action = (request) => {
+        request.log(long);
+        throw new FlkError('FLK_BUILD_FAILED', 'the builder ended with exit status 2');
+      };
+      const error = await errorOf(run(new FakeEngine({ broken: babbling }), graph.top('broken')));
+      expect(error.facts['last lines']).toBe(`${'x'.repeat(1000)}…`);
+      expect(readFileSync(logPath(root, graph.drv('broken')), 'utf8')).toBe(`${long}\n`);
+    });
+
     it('stops what is not started yet, unless told to keep going', async () => {
       const graph = new Graph().add('broken').add('late').add('good');
       graph.add('after-good', { needs: ['good'] }).add('top', { needs: ['broken', 'after-good', 'late'] });
