@@ -321,6 +321,13 @@ for (const { sandbox, usable } of variants) {
         expect(await failure('', { builder: 'sh' })).toMatchObject({ code: 'FLK_DERIVATION_INVALID' });
       });
 
+      it('gets more environment than the kernel hands over', async () => {
+        expect(await failure('echo > $out', { env: { LONG: 'x'.repeat(200_000) } })).toMatchObject({
+          code: 'FLK_BUILD_FAILED',
+          message: expect.stringContaining('could not be started'),
+        });
+      });
+
       it('hangs: time and silence are limited', async () => {
         expect(
           await failure('while :; do echo x; sleep 0.1; done', { limits: { timeout: 1 } }),

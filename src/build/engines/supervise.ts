@@ -1,12 +1,12 @@
 /** Runs a builder to its end: its output as lines, its time and talk limited, its death certain. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, constants, openSync, readdirSync, readFileSync } from 'node:fs';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { StringDecoder } from 'node:string_decoder';
 import { throwIfAborted } from '../../base/concurrency.ts';
-import { FlkError } from '../../base/errors.ts';
+import { FlkError, systemCode } from '../../base/errors.ts';
 import { run as runProgram } from '../../base/process.ts';
 import type { BuildRequest } from './engine.ts';
 
@@ -45,7 +45,7 @@ const maxReport = 64 * 1024;
 
 /**
  * Throws FLK_BUILD_TIMEOUT, FLK_BUILD_OUTPUT_LIMIT (log too long) and FLK_INTERRUPTED, each only after the program and what
- * shares its output has ended.
+ * shares its output has ended; FLK_BUILD_FAILED where the kernel hands over no environment of this length.
  */
 export async function supervise(
   what: Supervised,
@@ -56,14 +56,21 @@ export async function supervise(
   return new Promise((resolve, reject) => {
     const nothing = openSync('/dev/null', 'r+');
     // Its own session: Ctrl-C reaches flk, which then ends the build as a whole.
-    const child = spawn('sh', ['-c', wrapper, 'flk', fileBlocks(limits), what.program, ...what.args], {
-      cwd: what.cwd,
-      env: what.env,
-      detached: true,
-      stdio: [nothing, output.end, nothing, 'pipe', what.fd4 ?? nothing, ...covers(nothing)],
-    });
-    closeSync(output.end);
-    closeSync(nothing);
+    let child: ChildProcess;
+    try {
+      child = spawn('sh', ['-c', wrapper, 'flk', fileBlocks(limits), what.program, ...what.args], {
+        cwd: what.cwd,
+        env: what.env,
+        detached: true,
+        stdio: [nothing, output.end, nothing, 'pipe', what.fd4 ?? nothing, ...covers(nothing)],
+      });
+    } catch (error) {
+      output.stream.destroy();
+      throw systemCode(error) === 'E2BIG' ? tooLong(error) : error;
+    } finally {
+      closeSync(output.end);
+      closeSync(nothing);
+    }
     let verdict: FlkError | undefined;
     const end = (error: FlkError): void => {
       verdict ??= error;
@@ -131,6 +138,14 @@ export async function supervise(
     });
   });
 }
+
+/** Linux hands over 128 KiB in one variable or argument, and in all of them a quarter of the stack's limit: execve(2). */
+const tooLong = (cause: unknown): FlkError =>
+  new FlkError('FLK_BUILD_FAILED', 'the builder could not be started', {
+    facts: { status: 'its environment or arguments are too long' },
+    hint: 'a variable holds at most 128 KiB: put what is longer into a file of src',
+    cause,
+  });
 
 /**
  * A pipe whose writing end is a real one: what Node makes are sockets, and a builder that opens /dev/stdout could not. `end` is to be
