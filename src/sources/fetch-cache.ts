@@ -54,8 +54,8 @@ export class FetchCache {
 
   /** Removes a commit: the next one who wants it fetches it. */
   async forget(rev: string): Promise<void> {
-    await rm(this.#path(`${rev}.json`), { force: true });
-    await rm(this.#path(`${rev}.pack`), { force: true });
+    await clear(this.#path(`${rev}.json`));
+    await clear(this.#path(`${rev}.pack`));
   }
 
   /** Runs `work` while no other process fetches this commit. */
@@ -81,7 +81,7 @@ export class FetchCache {
     const pack = this.#path(`${facts.rev}.pack`);
     staged.close();
     // The note goes first and comes last: it never tells of another pack than the one that lies beside it.
-    await rm(this.#path(`${facts.rev}.json`), { force: true });
+    await clear(this.#path(`${facts.rev}.json`));
     await rename(staged.path, pack).catch((error: unknown) => {
       throw unwritable(pack, error);
     });
@@ -208,6 +208,11 @@ export class StagedPack {
     if (this.#fd === undefined) throw new FlkError('FLK_INTERNAL', 'a staged pack was used after its end');
     return this.#fd;
   }
+}
+
+/** Whatever stands there: a folder would bar the way of the file that is to come. */
+async function clear(path: string): Promise<void> {
+  await rm(path, { force: true, recursive: true });
 }
 
 function readAt(fd: number, offset: number, length: number): Buffer {

@@ -19,7 +19,7 @@ export interface GitSourceOptions {
   readonly cacheFolder: string;
   readonly reporter: Reporter;
   readonly signal?: AbortSignal | undefined;
-  /** No network: what is not on this machine is FLK_OFFLINE. */
+  /** No network: what is not on this machine is FLK_OFFLINE. Repositories at `file:` are. */
   readonly offline?: boolean | undefined;
   /** Takes no earlier answer for what a ref is, however young. */
   readonly refresh?: boolean | undefined;
@@ -107,14 +107,14 @@ export class GitSource {
         rev: (peeled ?? id) as Rev,
       }));
     });
-    if (answer === undefined) throw offline(ref, 'its tags');
+    if (answer === undefined) throw notHere(ref, 'its tags');
     return answer;
   }
 
   async #resolveAndFetch(ref: GitRef): Promise<[Resolved, CachedCommit]> {
     if (ref.rev === undefined) {
       const resolved = await this.#resolve(ref, ref.ref ?? 'HEAD');
-      if (resolved === undefined) throw offline(ref, `its ${ref.ref ?? 'HEAD'}`);
+      if (resolved === undefined) throw notHere(ref, `its ${ref.ref ?? 'HEAD'}`);
       return [resolved, await this.#commit(ref, resolved.rev)];
     }
     const { rev } = ref;
@@ -141,13 +141,13 @@ export class GitSource {
 
   /** One question to a server, asked once in this run, and not at all where an earlier answer will do. */
   #ask<T>(ref: GitRef, about: string, ask: (remote: GitRemote) => Promise<T>): Promise<T | undefined> {
-    const { reporter, refresh, refTtl = 0 } = this.#options;
+    const { reporter, offline, refresh, refTtl = 0 } = this.#options;
     const question: Question = { url: ref.url, about };
     // Each `about` has one type of answer, so what comes out is what went in.
     return this.#answers.get(`${ref.url}\n${about}`, async () => {
       const earlier = await this.#cache.answer<T>(question);
       const young = earlier !== undefined && Date.now() - earlier.time < refTtl * 1000;
-      if (this.#options.offline || (young && !refresh)) return earlier?.answer;
+      if (!isHere(ref) && (offline || (young && !refresh))) return earlier?.answer;
       const answer = await this.#limit(() =>
         span(reporter, { type: 'resolve', subject: shown(ref) }, () =>
           withRetries(shown(ref), this.#retries, async () => ask(await this.#remote(ref.url))),
@@ -162,7 +162,7 @@ export class GitSource {
     return this.#commits.get(`${ref.url}\n${rev}`, async () => {
       const known = await this.#cache.commit(rev);
       if (known) return known;
-      if (this.#options.offline) throw offline(ref, `revision ${rev}`);
+      if (this.#options.offline && !isHere(ref)) throw notHere(ref, `revision ${rev}`);
       return this.#limit(() =>
         this.#cache.whileFetching(rev, async () => {
           // Another process may have fetched it while this one waited.
@@ -231,6 +231,9 @@ export class GitSource {
 
 const tagPrefix = 'refs/tags/';
 
+/** A repository on this machine is asked every time: that takes no network, and its owner expects what was just committed. */
+const isHere = (ref: GitRef): boolean => ref.url.startsWith('file:');
+
 const shown = (ref: GitRef): string => redactUrls(`git+${ref.url}`);
 
 function assertSupported(ref: GitRef): void {
@@ -254,7 +257,7 @@ function isRefName(name: string): boolean {
   );
 }
 
-function offline(ref: GitRef, what: string): FlkError {
+function notHere(ref: GitRef, what: string): FlkError {
   return new FlkError('FLK_OFFLINE', `${shown(ref)}: ${what} is not on this machine`);
 }
 

@@ -242,6 +242,19 @@ describe('requests', () => {
     expect(server.log).toHaveLength(2);
   });
 
+  it('to a repository on this machine are made each time, offline too', async () => {
+    const folder = temporaryFolder();
+    const { path, revs } = makeRepository(folder);
+    const { source } = await rig(folder);
+    const ref: GitRef = { type: 'git', url: `file://${path}`, ref: 'main' };
+    const impatient = { refTtl: 3600, offline: true };
+    expect((await source(impatient).fetch(ref)).locked).toMatchObject({ rev: revs[1] });
+    git(path, 'reset', '-q', '--hard', revs[0]);
+    git(path, 'tag', 'newer');
+    expect((await source(impatient).fetch(ref)).locked).toMatchObject({ rev: revs[0] });
+    expect((await source(impatient).tags(ref)).map(({ name }) => name)).toContain('newer');
+  });
+
   it('are limited in number at any time', async () => {
     const folder = temporaryFolder();
     for (let i = 0; i < 6; i++) makeRepository(folder, `r${i}`);
@@ -351,6 +364,15 @@ describe('the cache', () => {
     await expect(hashTree(tree)).rejects.toEqual(withCode('FLK_GIT_PACK'));
     const mended = await source().fetch(locked as GitRef);
     expect((await hashTree(mended.tree)).narHash).toBe(mended.tree.narHash);
+  });
+
+  it('puts a folder that stands in the place of a note out of the way', async () => {
+    const { source, ref, cacheFolder } = await rig();
+    const { locked } = await source().fetch(ref);
+    const path = join(cacheFolder, 'git', `${two}.json`);
+    rmSync(path);
+    mkdirSync(path);
+    expect((await source().fetch(ref)).locked).toEqual(locked);
   });
 
   it('keeps nothing of a fetch that failed', async () => {
