@@ -98,6 +98,7 @@ export async function checkStaleness(
     },
     rootDir: flake.dir,
     overrides,
+    reporter: context.reporter,
   });
   return { reasons, selfContained };
 }

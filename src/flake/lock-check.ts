@@ -1,6 +1,7 @@
 /** Whether a lock is what locking would give now, told from the manifest and the lock alone, without any network. */
 import { compareBytes } from '../base/canonical.ts';
 import type { Diagnostic } from '../base/diagnostics.ts';
+import { type Reporter, silent } from '../base/events.ts';
 import type { ReadManifest } from './flake-folder.ts';
 import { type FlakeRef, printFlakeRef, sameRef } from './flake-ref.ts';
 import { comparePaths, LockGraph, printInputPath } from './graph.ts';
@@ -17,6 +18,8 @@ export interface CheckOptions {
   readonly readRelative: (path: string) => Promise<Buffer | undefined>;
   readonly rootDir?: string;
   readonly overrides?: ReadonlyMap<string, FlakeRef>;
+  /** Told of `overrides` that match no input where the lock is current; elsewhere locking tells. */
+  readonly reporter?: Reporter;
 }
 
 type StaleKind =
@@ -45,7 +48,7 @@ export interface StaleReason {
 
 /** In the order of input paths; empty when the lock is current. Throws what locking would throw without any network. */
 export async function checkLock(options: CheckOptions): Promise<readonly StaleReason[]> {
-  const { manifest, previous = emptyLock } = options;
+  const { manifest, previous = emptyLock, overrides = new Map(), reporter = silent } = options;
   const unknown: Unknown[] = [];
   const resolution = new Resolution({
     manifest,
@@ -55,7 +58,7 @@ export async function checkLock(options: CheckOptions): Promise<readonly StaleRe
     rootDir: options.rootDir ?? '',
     updates: [],
     deep: false,
-    overrides: options.overrides ?? new Map(),
+    overrides,
     source: undefined,
     onUnknown: (one) => unknown.push(one),
   });
@@ -63,7 +66,10 @@ export async function checkLock(options: CheckOptions): Promise<readonly StaleRe
   const comparison = new Comparison(manifest, previous, unknown);
   comparison.compare(root, previous.root, []);
   const reasons = comparison.reasons.sort((a, b) => comparePaths(a.input, b.input));
-  if (reasons.length === 0) new LockGraph(previous).check();
+  if (reasons.length > 0) return reasons;
+  new LockGraph(previous).check();
+  for (const input of resolution.unusedOverrides().map(printInputPath))
+    if (overrides.has(input)) reporter.emit({ kind: 'notice', notice: { type: 'unused-override', input } });
   return reasons;
 }
 

@@ -80,6 +80,7 @@ class Bench {
       readManifest: readFakeManifest,
       readRelative: async (path) => fakeFile(this.files, path),
       ...(options.overrides && { overrides: options.overrides }),
+      reporter: { emit: (event) => this.events.push(event) },
     });
     expect(this.source.requests).toEqual([]);
     return reasons.map(({ input, kind }) => `${input.join('/')} ${kind}`);
@@ -817,6 +818,17 @@ describe('a check', () => {
       { input: ['d'], kind: 'added' },
     ]);
     expect(reasons[0]?.message).toBe('input ‘a’ is declared, but not locked');
+  });
+
+  it('tells the overrides of the command line that match nothing, when nothing else makes locking tell', async () => {
+    const bench = chain();
+    await bench.run();
+    bench.events.length = 0;
+    const overrides = new Map(['a/nope', 'gone'].map((path) => [path, parseFlakeRef(git('d'))]));
+    expect(await bench.reasons({ overrides })).toEqual([]);
+    expect(bench.events).toEqual(
+      ['a/nope', 'gone'].map((input) => ({ kind: 'notice', notice: { type: 'unused-override', input } })),
+    );
   });
 
   it('says what changed in an override', async () => {
