@@ -181,11 +181,11 @@ export async function sayChanges(context: Context, flake: Flake, locked: Locked)
   if (!locked.changed || context.flags.quiet) return;
   const { lockChanges, printChanges } = await import('../flake/lock-diff.ts');
   const list = printChanges(lockChanges(locked.previous ?? emptyLock, locked.lock));
+  // What an input is declared as may change, and its pin still fit.
+  const said = list === '' ? ' no input moved' : `\n${cleanText(list)}`;
   const kept = flake.lockPath === undefined || context.flags['no-write-lock-file'];
   const what = kept ? 'changes to' : flake.lockText === undefined ? 'wrote' : 'updated';
-  context.report.say(
-    `${what} ${lockName(context, flake)}${kept ? ', not written' : ''}:\n${cleanText(list)}`.trimEnd(),
-  );
+  context.report.say(`${what} ${lockName(context, flake)}${kept ? ', not written' : ''}:${said}`.trimEnd());
 }
 
 /**

@@ -42,7 +42,7 @@ export function noticeWords(notice: Notice): NoticeWords {
     case 'no-sandbox':
       return warning(`building without a sandbox: ${notice.reason}`);
     case 'unused-override':
-      return warning(`--override-input ${notice.input} names an input that the flake does not have`);
+      return warning(`input ${notice.input} is overridden, but the flake has no such input`);
     case 'retry':
       return note(
         `${notice.subject}: ${notice.reason}; attempt ${notice.attempt} in ${formatDuration(notice.delayMs)}`,

@@ -119,6 +119,19 @@ describe('flk lock', () => {
     expect(events.map(({ kind }) => kind)).toEqual(expect.arrayContaining(['start', 'end', 'message']));
   });
 
+  it('says what it wrote where no input moved', async () => {
+    const world = flake(`inputs:\n  greet: { url: "${url('greet')}", version: ^1.2 }\n`);
+    expect((await world.flk(['lock'])).status).toBe(0);
+    writeFileSync(
+      join(world.folder, 'flake.yaml'),
+      `inputs:\n  greet: { url: "${url('greet')}", version: ~1 }\n`,
+    );
+    expect(await world.flk(['lock'])).toMatchObject({
+      status: 0,
+      stderr: 'updated flake.lock: no input moved\n',
+    });
+  });
+
   it('leaves the file alone with --no-write-lock-file, and a remote flake in any case', async () => {
     const world = flake(`inputs:\n  base: ${url('base')}\n`);
     const kept = await world.flk(['lock', '--no-write-lock-file']);
@@ -141,7 +154,7 @@ describe('flk lock', () => {
       'nothing',
       url('base'),
     ]);
-    expect(stderr).toContain('--override-input nothing');
+    expect(stderr).toContain('warning: input nothing is overridden, but the flake has no such input');
     expect(stderr).toContain(`• Added input 'left/base':\n    '${url('right')}`);
     expect(status).toBe(0);
   });
