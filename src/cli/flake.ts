@@ -1,5 +1,5 @@
 /** The flake a command works on: the one in a folder of this machine, or one that is fetched. */
-import { existsSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { join, posix, relative, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { SourceFile } from '../base/diagnostics.ts';
@@ -50,7 +50,13 @@ export async function openFlake(context: Context, text: string): Promise<Flake> 
   if (/^[./]/.test(text) && !/[?#]/.test(text)) return fromLocal(await openLocal(context, text));
   const ref = parseFlakeRef(text, { relativeTo: context.cwd });
   const folder = workingTree(ref);
-  if (folder !== undefined) return fromLocal(await openLocal(context, folder));
+  if (folder !== undefined) {
+    const local = await openLocal(context, folder);
+    // A path is looked for upwards; a URL says where the flake is.
+    if (local.folder !== realpathSync(folder))
+      throw new FlkError('FLK_MANIFEST_MISSING', `${printFlakeRef(ref)} has no flake.yaml`);
+    return fromLocal(local);
+  }
   return await openFetched(context, ref);
 }
 

@@ -230,6 +230,21 @@ describe('folders', () => {
     await refused(world, ['init', './file/x'], 'FLK_FILE_UNWRITABLE', 2);
   });
 
+  it('that a URL names and that have no manifest: the one above is another flake', async () => {
+    const world = flake('packages: {}\n');
+    mkdirSync(join(world.folder, 'sub'));
+    const refer = (dir: string): string => `git+file://${world.folder}${dir}`;
+    for (const command of ['lock', 'metadata', 'build']) {
+      const result = await world.flk([command, refer('?dir=sub')]);
+      expect(codeOf(result), result.stderr).toBe('FLK_MANIFEST_MISSING');
+      expect(result.status).toBe(2);
+      expect(readdirSync(world.folder)).not.toContain('flake.lock');
+    }
+    // A path is looked for upwards.
+    expect((await world.flk(['metadata', './sub'])).status).toBe(0);
+    expect((await world.flk(['metadata', refer('')])).status).toBe(0);
+  });
+
   it('for the store or the cache that cannot be made', async () => {
     const world = flake('packages:\n  default: { toolchain: host, installPhase: "mkdir $out" }\n');
     writeFileSync(join(world.home, 'file'), '');
