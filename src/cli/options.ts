@@ -177,7 +177,7 @@ export const commands = {
     min: 0,
     max: 1,
     summary: 'Show where a flake comes from and the tree of its inputs',
-    details: '--json prints what nix flake metadata --json prints.',
+    details: '--json has the shape of nix flake metadata --json, without revCount and fingerprint.',
     options: [...common, ...locking, ...network],
   },
   explain: {
