@@ -1,7 +1,7 @@
 /** The program: a command line in, an exit status out. */
 import { setMaxListeners } from 'node:events';
 import { fstatSync } from 'node:fs';
-import { asFlkError, FlkError } from '../base/errors.ts';
+import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
 import { version } from '../base/version.ts';
 import { errorJson, renderError } from '../report/errors.ts';
 import { githubAnnotations } from '../report/github.ts';
@@ -92,10 +92,24 @@ export function main(stamp?: Stamp): void {
   setMaxListeners(0, controller.signal);
   let finished = false;
   let receive: ((signal: NodeJS.Signals) => void) | undefined;
+  const stdout = new StandardStream(1, () => process.stdout);
+  const stderr = new StandardStream(2, () => process.stderr);
   const finish = (status: number): void => {
     finished = true;
-    // Sockets kept alive and timers must not hold the process; what was written to a pipe or file on Linux is already there.
-    process.exit(status);
+    // Sockets kept alive and timers must not hold the process; what was written to a pipe or file on Linux is already there,
+    // or its failure is told in this turn.
+    setImmediate(() => {
+      if (status !== 0 || !stdout.failure) process.exit(status);
+      const error = new FlkError(
+        'FLK_FILE_UNWRITABLE',
+        `cannot write the answer: ${stdout.failure.message}`,
+        {
+          hint: 'check what standard output leads to',
+        },
+      );
+      stderr.write(`${renderError(error, paletteFor(stderr, process.env))}\n`);
+      process.exit(error.exitStatus);
+    });
   };
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(name, () => {
@@ -118,8 +132,8 @@ export function main(stamp?: Stamp): void {
     get cwd() {
       return workingFolder();
     },
-    stdout: new StandardStream(1, () => process.stdout),
-    stderr: new StandardStream(2, () => process.stderr),
+    stdout,
+    stderr,
     stamp,
     handOverSignals: (taker) => {
       receive = taker;
@@ -133,6 +147,8 @@ class StandardStream implements Terminal {
   readonly #fd: number;
   readonly #get: () => NodeJS.WriteStream;
   #opened: NodeJS.WriteStream | undefined;
+  /** Why something written did not arrive. */
+  failure: Error | undefined;
 
   constructor(fd: number, get: () => NodeJS.WriteStream) {
     this.#fd = fd;
@@ -140,8 +156,10 @@ class StandardStream implements Terminal {
   }
 
   get #stream(): NodeJS.WriteStream {
-    // A reader that has seen enough, as in `flk metadata | head`, is no error.
-    this.#opened ??= this.#get().on('error', () => {});
+    this.#opened ??= this.#get().on('error', (error) => {
+      // A reader that has seen enough, as in `flk metadata | head`, is no failure.
+      if (systemCode(error) !== 'EPIPE') this.failure = error;
+    });
     return this.#opened;
   }
 

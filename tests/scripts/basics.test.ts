@@ -1,10 +1,14 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { errorCodes } from '../../src/base/errors.ts';
+import { type Finished, run } from '../../src/base/process.ts';
 import { cliWorld } from '../support/cli.ts';
 import { git } from '../support/repositories.ts';
+
+const program = fileURLToPath(new URL('../../bin/flk.js', import.meta.url));
 
 describe('flk', () => {
   it('without arguments helps, on stdout', async () => {
@@ -77,6 +81,24 @@ describe('flk', () => {
       encoding: 'utf8',
     });
     expect(out).toBe('status 0\n');
+  });
+});
+
+describe('an answer', () => {
+  /** The answer's way is the shell's: $1 node, $2 flk. */
+  const through = async (redirect: string): Promise<Finished> =>
+    run('sh', ['-c', `"$1" "$2" explain FLK_USAGE ${redirect}`, 'sh', process.execPath, program], {
+      env: { ...cliWorld().env },
+    });
+
+  it('that cannot be written is a failure', async () => {
+    const { status, stderr } = await through('> /dev/full');
+    expect(status).toBe(2);
+    expect(stderr).toMatch(/^error\[FLK_FILE_UNWRITABLE\] cannot write the answer: ENOSPC/);
+  });
+
+  it('whose reader has seen enough is none', async () => {
+    expect(await through('| true')).toMatchObject({ status: 0, stderr: '' });
   });
 });
 
