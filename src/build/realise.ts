@@ -42,7 +42,7 @@ export interface RealiseOptions {
 export interface Realised {
   /** Output name → store path, all valid now. */
   readonly outputs: ReadonlyMap<string, StorePath>;
-  /** `.drv` paths of what was built or fetched, in the order in which it was done. */
+  /** `.drv` paths of what was built or fetched, for all packages together, in the order in which it was done. */
   readonly built: readonly StorePath[];
   /** With `rebuild`: whether a path that had other bytes on disk than in its record was put right. */
   readonly repaired: boolean;
@@ -61,19 +61,42 @@ export async function realise(
   instantiation: Instantiation,
   options: RealiseOptions,
 ): Promise<Realised> {
-  const realisation = new Realisation(context, instantiation, options);
-  const top = planned(instantiation, instantiation.top);
-  const outputs = new Map([...top.derivation.outputs].map(([name, { path }]) => [name, path]));
-  await realisation.need(instantiation.top);
-  const repaired = options.rebuild ? await realisation.rebuild(instantiation.top) : false;
-  return { outputs, built: realisation.built, repaired };
+  const [result] = await realiseAll(context, [instantiation], options);
+  if (result?.status === 'fulfilled') return result.value;
+  throw result?.reason;
 }
 
-/** One run of `realise`. */
+/** Several packages as one piece of work: what they share is built, and fails, once. One result for each, in their order. */
+export function realiseAll(
+  context: RealiseContext,
+  instantiations: readonly Instantiation[],
+  options: RealiseOptions,
+): Promise<PromiseSettledResult<Realised>[]> {
+  const realisation = new Realisation(context, united(instantiations), options);
+  return Promise.allSettled(
+    instantiations.map(async (instantiation) => {
+      const { derivation } = planned(instantiation, instantiation.top);
+      await realisation.need(instantiation.top);
+      const repaired = options.rebuild ? await realisation.rebuild(instantiation.top) : false;
+      const outputs = new Map([...derivation.outputs].map(([name, { path }]) => [name, path]));
+      return { outputs, built: realisation.built, repaired };
+    }),
+  );
+}
+
+/** What a realisation builds from, whichever of its packages asks for it. */
+type Plan = Pick<Instantiation, 'derivations' | 'sources'>;
+
+const united = (instantiations: readonly Instantiation[]): Plan => ({
+  derivations: new Map(instantiations.flatMap(({ derivations }) => [...derivations])),
+  sources: new Map(instantiations.flatMap(({ sources }) => [...sources])),
+});
+
+/** One run of `realiseAll`. */
 class Realisation {
   readonly built: StorePath[] = [];
   readonly #context: RealiseContext;
-  readonly #instantiation: Instantiation;
+  readonly #instantiation: Plan;
   readonly #options: RealiseOptions;
   readonly #job: Limiter;
   readonly #needed = new OnceMap<StorePath, void>();
@@ -83,7 +106,7 @@ class Realisation {
   readonly #makers: ReadonlyMap<StorePath, StorePath>;
   #failed = false;
 
-  constructor(context: RealiseContext, instantiation: Instantiation, options: RealiseOptions) {
+  constructor(context: RealiseContext, instantiation: Plan, options: RealiseOptions) {
     this.#context = context;
     this.#instantiation = instantiation;
     this.#options = options;
@@ -315,7 +338,7 @@ const shortened = (lines: readonly string[]): readonly string[] =>
     ? lines
     : [...lines.slice(0, maxDifferences), `and ${lines.length - maxDifferences} more`];
 
-function planned(instantiation: Instantiation, drvPath: StorePath): PlannedDerivation {
+function planned(instantiation: Plan, drvPath: StorePath): PlannedDerivation {
   const found = instantiation.derivations.get(drvPath);
   if (!found) throw new FlkError('FLK_INTERNAL', `${drvPath} is not among the derivations of this build`);
   return found;

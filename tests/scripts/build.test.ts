@@ -127,7 +127,7 @@ describe('flk build', () => {
     const world = flakeWorld(
       packages(`bad: { toolchain: host, buildPhase: exit 1 }\n${script('good', 'echo good')}`),
     );
-    const stops = await world.flk(['build', '#bad', '#good', '--no-link']);
+    const stops = await world.flk(['build', '#bad', '#good', '--no-link', '-j', '1']);
     expect(stops.stderr).not.toContain('building good');
     const goes = await world.flk(['build', '#bad', '#good', '--keep-going', '--no-link']);
     expect(goes.status).toBe(1);
@@ -147,6 +147,26 @@ describe('flk build', () => {
     const { error } = JSON.parse(stdout) as { error: { message: string; facts: Record<string, string> } };
     expect(error.message).toBe('one: the builder ended with exit status 3 in buildPhase');
     expect(error.facts['failed too']).toBe('two: the builder ended with exit status 4 in buildPhase');
+  });
+
+  it('builds what several packages share once, also where it fails', async () => {
+    const world = flakeWorld(
+      packages(
+        'bad: { toolchain: host, buildPhase: exit 3 }\n' +
+          'one: { toolchain: host, buildInputs: [bad], buildPhase: exit 4 }\n',
+      ),
+    );
+    const { status, stderr } = await world.flk([
+      'build',
+      '#one',
+      '#bad',
+      '--keep-going',
+      '--no-link',
+      '-j',
+      '1',
+    ]);
+    expect(status).toBe(1);
+    expect(stderr.match(/^building bad$/gm)).toHaveLength(1);
   });
 
   it('in CI does not change the lock, and says why', async () => {

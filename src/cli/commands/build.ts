@@ -2,11 +2,12 @@
 import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
+import { compareBytes } from '../../base/canonical.ts';
 import { asFlkError, FlkError } from '../../base/errors.ts';
 import { version } from '../../base/version.ts';
 import { localEngine } from '../../build/engines/local.ts';
-import { type InstantiationContext, instantiate } from '../../build/instantiate.ts';
-import { realise, resultLink } from '../../build/realise.ts';
+import { type InstantiatedPackage, type InstantiationContext, instantiate } from '../../build/instantiate.ts';
+import { type Realised, realiseAll, resultLink } from '../../build/realise.ts';
 import { splitFragment } from '../../flake/flake-ref.ts';
 import { parseManifest } from '../../flake/manifest.ts';
 import { parsePackageRef } from '../../flake/package-ref.ts';
@@ -37,34 +38,44 @@ export async function runBuild(context: Context): Promise<number> {
   return 0;
 }
 
-/** Locks each flake once and builds what is named, in the order given. With `--keep-going`, failures wait for the rest. */
+/**
+ * Locks each flake once and builds what is named, all together; results in the order given. With `--keep-going`, failures wait
+ * for the rest.
+ */
 export async function buildTargets(
   context: Context,
   targets: readonly string[],
 ): Promise<readonly BuiltTarget[]> {
   if (context.lockedByCi) context.reporter.emit({ kind: 'notice', notice: { type: 'ci-locked' } });
   const flakes = new Map<string, Promise<InstantiationContext>>();
-  const built: BuiltTarget[] = [];
+  const packages: InstantiatedPackage[] = [];
   const failures: unknown[] = [];
   for (const target of targets) {
     const { ref, fragment } = splitFragment(target);
     const opened = flakes.get(ref) ?? instantiationContext(context, ref === '' ? '.' : ref);
     flakes.set(ref, opened);
     try {
-      built.push(await buildTarget(context, await opened, fragment ?? ''));
+      const { name = 'default', ...inputs } = parsePackageRef(`#${fragment ?? ''}`, 'package');
+      packages.push(await instantiate(await opened, { ...inputs, name }));
     } catch (error) {
       if (!context.flags['keep-going'] || context.signal.aborted) throw error;
       failures.push(error);
     }
   }
+  const results = await realisePackages(context, packages);
+  for (const result of results) if (result.status === 'rejected') failures.push(result.reason);
   if (failures.length > 0) throw allOf(failures.map(asFlkError));
-  return built;
+  return results.flatMap((result, i) =>
+    result.status === 'fulfilled' ? [targetOf(packages[i]!, result.value.outputs)] : [],
+  );
 }
 
 /** The first failure, with what the others say: two packages that need the same one fail of the same. */
 function allOf(failures: readonly FlkError[]): FlkError {
-  const first = failures[0]!;
-  const others = new Set(failures.map(({ message }) => message));
+  // What was not even begun, because something else had failed, says nothing of its own.
+  const told = failures.filter(({ code, cause }) => code !== 'FLK_DEPENDENCY_FAILED' || cause !== undefined);
+  const first = told[0] ?? failures[0]!;
+  const others = new Set(told.map(({ message }) => message));
   others.delete(first.message);
   if (others.size === 0) return first;
   return new FlkError(first.code, first.message, {
@@ -92,33 +103,32 @@ async function instantiationContext(context: Context, target: string): Promise<I
   };
 }
 
-async function buildTarget(
+async function realisePackages(
   context: Context,
-  instantiation: InstantiationContext,
-  fragment: string,
-): Promise<BuiltTarget> {
-  const { name = 'default', ...ref } = parsePackageRef(`#${fragment}`, 'package');
-  const { flags } = context;
-  const { store, reporter, download, signal } = instantiation;
-  const planned = await instantiate(instantiation, { ...ref, name });
-  const missing = [...planned.derivations.get(planned.top)!.derivation.outputs.values()].some(
-    ({ path }) => store.query(path) === undefined,
+  packages: readonly InstantiatedPackage[],
+): Promise<PromiseSettledResult<Realised>[]> {
+  const { flags, reporter, signal } = context;
+  const store = await context.store();
+  const toBuild = packages.filter(
+    ({ top, derivations }) =>
+      flags.rebuild ||
+      [...derivations.get(top)!.derivation.outputs.values()].some(({ path }) => !store.query(path)),
   );
-  if (planned.hostToolchain.length > 0 && (missing || flags.rebuild))
-    reporter.emit({ kind: 'notice', notice: { type: 'host-toolchain', packages: planned.hostToolchain } });
+  const impure = [...new Set(toBuild.flatMap(({ hostToolchain }) => hostToolchain))].sort(compareBytes);
+  if (impure.length > 0)
+    reporter.emit({ kind: 'notice', notice: { type: 'host-toolchain', packages: impure } });
   const engine = localEngine({ store, reporter, sandbox: flags['no-sandbox'] ? 'none' : 'auto' });
-  const { outputs } = await realise(
-    { store, engine, reporter, download, ...(signal === undefined ? {} : { signal }) },
-    planned,
-    {
-      jobs: flags['max-jobs'] ?? availableParallelism(),
-      cores: flags.cores || availableParallelism(),
-      keepGoing: flags['keep-going'],
-      rebuild: flags.rebuild,
-      ...(flags.timeout === undefined ? {} : { timeout: flags.timeout }),
-      ...(flags['max-silent-time'] === undefined ? {} : { maxSilent: flags['max-silent-time'] }),
-    },
-  );
+  return await realiseAll({ store, engine, reporter, download: downloader(context), signal }, packages, {
+    jobs: flags['max-jobs'] ?? availableParallelism(),
+    cores: flags.cores || availableParallelism(),
+    keepGoing: flags['keep-going'],
+    rebuild: flags.rebuild,
+    ...(flags.timeout === undefined ? {} : { timeout: flags.timeout }),
+    ...(flags['max-silent-time'] === undefined ? {} : { maxSilent: flags['max-silent-time'] }),
+  });
+}
+
+function targetOf(planned: InstantiatedPackage, outputs: ReadonlyMap<string, StorePath>): BuiltTarget {
   return {
     drvPath: planned.top,
     outputs: new Map(planned.outputs.map((output) => [output, pathOf(outputs, output)])),

@@ -19,7 +19,7 @@ import { FlkError } from '../../../src/base/errors.ts';
 import { type Event, silent } from '../../../src/base/events.ts';
 import type { BuildRequest, Engine, Toolchain } from '../../../src/build/engines/engine.ts';
 import type { Instantiation, PlannedDerivation } from '../../../src/build/instantiation.ts';
-import { logPath, type RealiseOptions, realise, resultLink } from '../../../src/build/realise.ts';
+import { logPath, type RealiseOptions, realise, realiseAll, resultLink } from '../../../src/build/realise.ts';
 import {
   type Derivation,
   derivationPath,
@@ -255,6 +255,24 @@ describe('realise', () => {
     const engine = new FakeEngine(Object.fromEntries(names.map((name) => [name, slow])));
     await run(engine, graph.top('top'), { jobs: 3 });
     expect(engine.most).toBe(3);
+  });
+
+  it('builds several packages together, as many at a time as it may', async () => {
+    const graph = new Graph().add('shared');
+    for (const name of ['a', 'b', 'c']) graph.add(name, { needs: ['shared'] });
+    const slow: Action = async (_, place) => {
+      await sleep(20);
+      writeFileSync(place('out'), '');
+    };
+    const engine = new FakeEngine({ a: slow, b: slow, c: slow });
+    const context = { store, engine, reporter: silent, download: noDownload };
+    const tops = ['a', 'b', 'c'].map((name) => graph.top(name));
+    const results = await realiseAll(context, tops, { jobs: 2, cores: 1 });
+    expect(results.map((result) => result.status === 'fulfilled' && result.value.outputs.get('out'))).toEqual(
+      ['a', 'b', 'c'].map((name) => graph.out(name)),
+    );
+    expect(engine.requests.toSorted()).toEqual(['a', 'b', 'c', 'shared']);
+    expect(engine.most).toBe(2);
   });
 
   it('lets two realisations of one thing build it once', async () => {
