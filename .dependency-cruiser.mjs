@@ -9,19 +9,21 @@ const layer = (name, allowed) => ({
 
 const below = {
   base: [],
+  nix: ['base'],
   formats: ['base'],
   store: ['formats', 'base'],
-  flake: ['formats', 'base', 'generated'],
+  flake: ['nix', 'formats', 'base', 'generated'],
 };
 
 export default {
   forbidden: [
     layer('base', below.base),
+    layer('nix', below.nix),
     layer('formats', below.formats),
     layer('store', below.store),
     layer('flake', below.flake),
     layer('sources', ['store', 'flake', 'formats', 'base']),
-    layer('build', ['store', 'flake', 'formats', 'base', 'generated']),
+    layer('build', ['store', 'flake', 'nix', 'formats', 'base', 'generated']),
     layer('report', ['base']),
     {
       name: 'sources-see-only-the-port',

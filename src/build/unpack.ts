@@ -8,11 +8,11 @@ import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { FlkError } from '../base/errors.ts';
-import { arMagic, readDeb } from './archives/deb.ts';
-import { compressionOf, decompress } from './archives/decompress.ts';
-import { type ArchiveEntry, archiveError } from './archives/entry.ts';
-import { readTar } from './archives/tar.ts';
-import { isZip, readZip } from './archives/zip.ts';
+import { arMagic, readDeb } from '../formats/archives/deb.ts';
+import { compressionOf, decompress } from '../formats/archives/decompress.ts';
+import { type ArchiveEntry, archiveError } from '../formats/archives/entry.ts';
+import { readTar } from '../formats/archives/tar.ts';
+import { isZip, readZip } from '../formats/archives/zip.ts';
 
 export interface UnpackOptions {
   /** Drop a single top folder, as most archives have one. A Debian package's tree is the file system's: it keeps its top. */

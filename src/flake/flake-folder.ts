@@ -4,10 +4,10 @@ import type { SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { type FlakeRef, type PathRef, printFlakeRef, refKey } from './flake-ref.ts';
 import { type LockFile, parseLockFile } from './lock-file.ts';
-import type { Manifest } from './manifest-model.ts';
+import type { FlakeManifest } from './manifest-model.ts';
 import type { Fetched } from './source.ts';
 
-export type ReadManifest = (file: SourceFile) => Manifest | Promise<Manifest>;
+export type ReadManifest = (file: SourceFile) => FlakeManifest | Promise<FlakeManifest>;
 
 export interface FlakeFolder {
   /** By its path from the tree's root; undefined when there is no such regular file. */
@@ -27,12 +27,29 @@ export function fetchedFolder({ locked, tree }: Fetched): FlakeFolder {
   return {
     readFile: (path) => tree.readFile(path),
     dir,
-    name: printFlakeRef(
-      locked.type === 'git' ? { type: 'git', url: locked.url } : { type: 'path', path: locked.path },
-    ),
+    name: printFlakeRef(withoutPins(locked)),
     treeKey: refKey(whole as FlakeRef),
-    remote: locked.type === 'git' && !locked.url.startsWith('file:'),
+    remote: isRemote(locked),
   };
+}
+
+/** The source as a person calls it. */
+function withoutPins(ref: FlakeRef): FlakeRef {
+  switch (ref.type) {
+    case 'git':
+      return { type: ref.type, url: ref.url };
+    case 'path':
+      return { type: ref.type, path: ref.path };
+    default: {
+      const { dir, rev, narHash, lastModified, revCount, ...rest } = ref;
+      return rest;
+    }
+  }
+}
+
+function isRemote(ref: FlakeRef): boolean {
+  if (ref.type === 'path') return false;
+  return ref.type === 'indirect' || !('url' in ref) || !ref.url.startsWith('file:');
 }
 
 /** The folder that a relative reference in `from`'s manifest means. Throws FLK_REF_INVALID when it leaves the tree. */
@@ -53,7 +70,7 @@ function pathIn(folder: FlakeFolder, file = ''): string {
 }
 
 /** Throws FLK_MANIFEST_MISSING, and what `readManifest` throws. */
-export async function manifestIn(folder: FlakeFolder, readManifest: ReadManifest): Promise<Manifest> {
+export async function manifestIn(folder: FlakeFolder, readManifest: ReadManifest): Promise<FlakeManifest> {
   const bytes = await folder.readFile(posix.join(folder.dir, 'flake.yaml'));
   if (bytes !== undefined) {
     const path = pathIn(folder, 'flake.yaml');

@@ -6,12 +6,12 @@ import type { ReadManifest } from './flake-folder.ts';
 import { type FlakeRef, printFlakeRef, sameRef } from './flake-ref.ts';
 import { comparePaths, LockGraph, printInputPath } from './graph.ts';
 import { emptyLock, type LockEdge, type LockFile } from './lock-file.ts';
-import type { Manifest } from './manifest-model.ts';
+import type { FlakeManifest } from './manifest-model.ts';
 import type { InputPath } from './package-ref.ts';
 import { type Draft, type DraftEdge, Resolution, type Unknown } from './resolution.ts';
 
 export interface CheckOptions {
-  readonly manifest: Manifest;
+  readonly manifest: FlakeManifest;
   /** Undefined: there is no lock yet. */
   readonly previous: LockFile | undefined;
   readonly readManifest: ReadManifest;
@@ -82,11 +82,11 @@ const wasFollowing = (path: InputPath): Verdict => [
 
 class Comparison {
   readonly reasons: StaleReason[] = [];
-  readonly #manifest: Manifest;
+  readonly #manifest: FlakeManifest;
   readonly #previous: LockFile;
   readonly #unknown: ReadonlyMap<string, Unknown>;
 
-  constructor(manifest: Manifest, previous: LockFile, unknown: readonly Unknown[]) {
+  constructor(manifest: FlakeManifest, previous: LockFile, unknown: readonly Unknown[]) {
     this.#manifest = manifest;
     this.#previous = previous;
     this.#unknown = new Map(unknown.map((one) => [printInputPath(one.path), one]));

@@ -8,13 +8,13 @@ import type { ReadManifest } from './flake-folder.ts';
 import { type FlakeRef, refKey } from './flake-ref.ts';
 import { LockGraph, printInputPath } from './graph.ts';
 import type { LockEdge, LockFile, LockNode } from './lock-file.ts';
-import type { Manifest } from './manifest-model.ts';
+import type { FlakeManifest } from './manifest-model.ts';
 import type { InputPath } from './package-ref.ts';
 import { type Draft, Resolution } from './resolution.ts';
 import type { Fetched, Source, Tag } from './source.ts';
 
 export interface LockOptions {
-  readonly manifest: Manifest;
+  readonly manifest: FlakeManifest;
   readonly previous?: LockFile | undefined;
   readonly source: Source;
   /** For the manifests of inputs; their `path` says where they are from. */
@@ -66,7 +66,7 @@ export async function lock(options: LockOptions): Promise<LockFile> {
   });
 }
 
-function movable(manifest: Manifest): InputPath[] {
+function movable(manifest: FlakeManifest): InputPath[] {
   return [...manifest.inputs].filter(([, input]) => !input.frozen && !input.follows).map(([name]) => [name]);
 }
 

@@ -1,4 +1,4 @@
-/** `flake.yaml`, read: what a flake asks for and what it offers. */
+/** A flake's manifest, read: what a flake asks for and what it offers. */
 import type { Range, SourceFile } from '../base/diagnostics.ts';
 import type { NarHash } from '../formats/hash.ts';
 import type { FlakeRef } from './flake-ref.ts';
@@ -112,13 +112,23 @@ export interface AliasPackage {
 
 export type PackageDeclaration = BuiltPackage | FetchedPackage | MergedPackage | AliasPackage;
 
-export interface Manifest {
+/** What every flake says, whichever file it says it in: all that locking looks at. */
+export interface FlakeManifest {
+  /** `flake.yaml` or `flake.nix`. The root's decides by whose rules it is locked. */
+  readonly kind: 'yaml' | 'nix';
   readonly file: SourceFile;
   readonly description?: string;
+  readonly inputs: ReadonlyMap<string, InputDeclaration>;
+  /** How the flake's own source is to be fetched, where it says so (`inputs.self` of a flake.nix). */
+  readonly self?: { readonly submodules?: boolean; readonly lfs?: boolean };
+}
+
+/** `flake.yaml`. */
+export interface Manifest extends FlakeManifest {
+  readonly kind: 'yaml';
   readonly requireVersion?: string;
   /** Empty: any. */
   readonly systems: readonly string[];
-  readonly inputs: ReadonlyMap<string, InputDeclaration>;
   /** As they are where no `perSystem` says otherwise. To build, ask `packagesFor`. */
   readonly packages: ReadonlyMap<string, PackageDeclaration>;
   /** System → the packages that are different there, or that are only there. */

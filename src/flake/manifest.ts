@@ -13,6 +13,7 @@ export {
   type AliasPackage,
   type BuiltPackage,
   type FetchedPackage,
+  type FlakeManifest,
   type Manifest,
   type MergedPackage,
   type PackageDeclaration,
@@ -79,6 +80,7 @@ export function parseManifest(file: SourceFile, options: ManifestOptions = {}): 
   const description = textOf(fields.get('description')?.value);
   const requireVersion = textOf(fields.get('requireVersion')?.value);
   return {
+    kind: 'yaml',
     file,
     ...(description !== undefined && { description }),
     ...(requireVersion !== undefined && { requireVersion }),

@@ -24,7 +24,7 @@ import {
 import { type FlakeRef, type GitRef, isRelativePath, printFlakeRef, sameRef } from './flake-ref.ts';
 import { comparePaths, printInputPath, startsWith } from './graph.ts';
 import { emptyLock, type FlkFacts, type LockFile, lockLimits } from './lock-file.ts';
-import type { InputDeclaration, Manifest } from './manifest-model.ts';
+import type { FlakeManifest, InputDeclaration } from './manifest-model.ts';
 import type { InputPath } from './package-ref.ts';
 import { Pin, Pins, type Wanted } from './pins.ts';
 import type { Fetched, Source } from './source.ts';
@@ -53,7 +53,7 @@ export interface Unknown {
 }
 
 export interface ResolutionOptions {
-  readonly manifest: Manifest;
+  readonly manifest: FlakeManifest;
   readonly previous: LockFile | undefined;
   readonly readManifest: ReadManifest;
   /** Reads a file of the tree that holds the root flake, by its path from the tree's root. */
@@ -95,7 +95,7 @@ interface Frame {
 }
 
 interface ReadFlake {
-  readonly manifest: Manifest;
+  readonly manifest: FlakeManifest;
   readonly lock: LockFile | undefined;
 }
 
@@ -159,7 +159,7 @@ export class Resolution {
   }
 
   /** The inputs that a manifest declares; its overrides are noted on the way. */
-  #declared(manifest: Manifest, frame: Frame): Map<string, Wanted> {
+  #declared(manifest: FlakeManifest, frame: Frame): Map<string, Wanted> {
     const wanted = new Map<string, Wanted>();
     for (const [name, declaration] of manifest.inputs) {
       if (frame.path.length > 0 && declaration.groups.length > 0) continue;

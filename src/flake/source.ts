@@ -19,8 +19,13 @@ export interface SourceTree extends Tree {
 export interface Fetched {
   /** The reference with everything that pins it: rev, narHash, lastModified (git also ref). Keeps `dir` and the flags asked for. */
   readonly locked: FlakeRef;
+  /** For an indirect reference: what the registries made of it. */
+  readonly resolved?: FlakeRef;
   readonly tree: SourceTree;
 }
+
+/** Which registries may lead an indirect reference on: an input's only the command line's and the global one, as in Nix. */
+export type Registries = 'all' | 'limited';
 
 export interface Tag {
   /** Without `refs/tags/`. */
@@ -33,8 +38,9 @@ export interface Source {
   /**
    * Resolves the reference (if it has no rev) and gives its tree. A `narHash` in the reference is verified: other bytes are
    * FLK_NAR_HASH_MISMATCH. Equal references asked for at once are fetched once. Relative paths are the caller's to resolve.
+   * `registries` defaults to `limited`.
    */
-  fetch(ref: FlakeRef): Promise<Fetched>;
+  fetch(ref: FlakeRef, registries?: Registries): Promise<Fetched>;
   /** All tags of a repository, in no particular order. */
   tags(ref: GitRef): Promise<readonly Tag[]>;
 }

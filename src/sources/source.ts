@@ -1,5 +1,6 @@
 /** Every kind of source behind the one port: a reference goes to whoever fetches its type, once. */
 import { OnceMap } from '../base/concurrency.ts';
+import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import { type FlakeRef, type GitRef, refKey } from '../flake/flake-ref.ts';
 import type { Fetched, Source, Tag } from '../flake/source.ts';
@@ -34,9 +35,23 @@ export class Sources implements Source {
   }
 
   fetch(ref: FlakeRef): Promise<Fetched> {
-    return this.#fetched.get(refKey(ref), () =>
-      ref.type === 'git' ? this.#git.fetch(ref) : fetchPath(ref, this.#options),
-    );
+    return this.#fetched.get(refKey(ref), () => this.#fetch(ref));
+  }
+
+  async #fetch(ref: FlakeRef): Promise<Fetched> {
+    switch (ref.type) {
+      case 'git':
+        return await this.#git.fetch(ref);
+      case 'path':
+        return await fetchPath(ref, this.#options);
+      case 'github':
+      case 'gitlab':
+      case 'sourcehut':
+      case 'tarball':
+      case 'file':
+      case 'indirect':
+        throw new FlkError('FLK_REF_UNSUPPORTED', `flk does not fetch ${ref.type} references`);
+    }
   }
 
   tags(ref: GitRef): Promise<readonly Tag[]> {

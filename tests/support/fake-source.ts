@@ -38,6 +38,7 @@ export function flakeYaml(inputs: FakeInputs): Files {
 export function readFakeManifest(file: SourceFile): Manifest {
   const { inputs = {} } = JSON.parse(file.text) as { inputs?: FakeInputs };
   return {
+    kind: 'yaml',
     file,
     systems: [],
     inputs: declarations(inputs, file.text),
@@ -113,6 +114,8 @@ export class FakeSource implements Source {
   }
 
   async fetch(ref: FlakeRef): Promise<Fetched> {
+    if (ref.type !== 'git' && ref.type !== 'path')
+      throw new FlkError('FLK_REF_UNSUPPORTED', `a fake source has no ${ref.type}`);
     const where = ref.type === 'git' ? `${ref.url} ${ref.rev ?? ref.ref ?? 'HEAD'}` : ref.path;
     const request = `fetch ${where}`;
     this.requests.push(request);

@@ -85,7 +85,7 @@ export async function lockedWorld(
     root: { manifest: parseManifest({ path: 'flake.yaml', text }), tree, dir: '' },
     source: {
       fetch: async (ref) => {
-        const url = ref.type === 'git' ? ref.url : ref.path;
+        const url = ref.type === 'git' ? ref.url : ref.type === 'path' ? ref.path : '';
         fetched.push(url.slice(url.lastIndexOf('/') + 1));
         return { locked: ref, tree: trees.get(url)! };
       },

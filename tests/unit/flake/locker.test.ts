@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Event } from '../../../src/base/events.ts';
-import { parseFlakeRef } from '../../../src/flake/flake-ref.ts';
+import { type FlakeRef, parseFlakeRef } from '../../../src/flake/flake-ref.ts';
 import { LockGraph } from '../../../src/flake/graph.ts';
 import { checkLock } from '../../../src/flake/lock-check.ts';
 import { type LockFile, parseLockFile, printLockFile } from '../../../src/flake/lock-file.ts';
@@ -19,6 +19,8 @@ const url = (name: string) => `https://h/${name}`;
 const git = (name: string, query = '') => `git+https://h/${name}${query}`;
 
 /** A root flake over a fake source; locks again and again as a person does. */
+const pathOf = (ref: FlakeRef): string => (ref.type === 'path' ? ref.path : ref.type);
+
 class Bench {
   readonly source: FakeSource;
   lock: LockFile | undefined;
@@ -64,9 +66,9 @@ class Bench {
         const locked = graph.node(edge.key).locked!;
         return [
           path.join('/'),
-          locked.type === 'path'
-            ? locked.path
-            : `${locked.url.slice('https://h/'.length)}@${locked.revCount}`,
+          locked.type === 'git'
+            ? `${locked.url.slice('https://h/'.length)}@${locked.revCount}`
+            : pathOf(locked),
         ];
       }),
     );
