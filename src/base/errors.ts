@@ -51,11 +51,23 @@ export const errorCodes = {
     'Another flk process holds the lock on this file or store path for too long.',
   ),
 
+  // settings
+  FLK_SETTINGS_INVALID: row(
+    2,
+    'docs/configuration.md lists the settings',
+    'A file of settings has faults: flk’s own config.yaml, or a nix.conf that flk reads too. Each is shown with its line; secrets are not.',
+  ),
+
   // manifest
   FLK_MANIFEST_MISSING: row(
     2,
     'flk init writes one',
-    'The folder or repository has no flake.yaml, so flk does not know what to lock or build. An input that is only files takes flake: false.',
+    'The folder or repository has neither flake.yaml nor flake.nix, so flk does not know what to lock or build. An input that is only files takes flake: false.',
+  ),
+  FLK_MANIFEST_AMBIGUOUS: row(
+    2,
+    '--manifest flake.yaml says which one counts',
+    'A folder has both flake.yaml and flake.nix. They may say different things, and there is one flake.lock: --manifest chooses, or remove one of them.',
   ),
   FLK_MANIFEST_UNTRACKED: row(
     2,
@@ -165,6 +177,11 @@ export const errorCodes = {
     4,
     '',
     'A tree in the repository holds names that no file system should be given: .., .git, a slash.',
+  ),
+  FLK_GIT_SHALLOW: row(
+    2,
+    'git fetch --unshallow there; or add shallow=1 to the reference, which asks for no count',
+    'A lock says how many revisions lead up to the one it names (revCount), and a shallow clone does not hold them all.',
   ),
   FLK_GIT_MISSING: row(2, 'install git', 'This needs the git program, and there is none on this machine.'),
   FLK_GIT_WORKTREE: row(

@@ -11,6 +11,7 @@ import { TtyReport } from '../report/tty.ts';
 import type { Sources } from '../sources/source.ts';
 import type { Store } from '../store/store.ts';
 import type { CommandName, Flags } from './options.ts';
+import type { Settings } from './settings.ts';
 
 /** A place text goes to; `process.stdout` and `process.stderr` fit. */
 export interface Terminal {
@@ -62,6 +63,7 @@ export class Context {
   readonly #stdout: Terminal;
   #sources: Promise<Sources> | undefined;
   #store: Promise<Store> | undefined;
+  #settings: Promise<Settings> | undefined;
 
   constructor(
     world: World,
@@ -111,6 +113,12 @@ export class Context {
   get lockedByCi(): boolean {
     const builds = this.command === 'build' || this.command === 'run';
     return builds && this.env.CI === 'true' && this.flags.locked === undefined && !this.flags.frozen;
+  }
+
+  /** What is set once for all flakes. Read when it is first needed: a lock that is current needs none of it. */
+  settings(): Promise<Settings> {
+    this.#settings ??= import('./settings.ts').then(({ readSettings }) => readSettings(this.env));
+    return this.#settings;
   }
 
   /** The same for the whole run: equal references have equal answers. */
