@@ -20,6 +20,10 @@ const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   build: async () => (await import('./commands/build.ts')).runBuild,
   run: async () => (await import('./commands/run.ts')).runRun,
   metadata: async () => (await import('./commands/metadata.ts')).runMetadata,
+  prefetch: async () => (await import('./commands/prefetch.ts')).runPrefetch,
+  archive: async () => (await import('./commands/archive.ts')).runArchive,
+  show: async () => (await import('./commands/show.ts')).runShow,
+  hash: async () => (await import('./commands/hash.ts')).runHash,
   explain: async () => (await import('./commands/explain.ts')).runExplain,
 };
 

@@ -3,8 +3,8 @@ import { nearest } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 
 interface OptionRow {
-  /** How it takes its value: not at all, as text, as a whole number, as two texts. */
-  readonly kind: 'flag' | 'text' | 'number' | 'pair';
+  /** How it takes its value: not at all, as text, as a whole number; `list` and `pair` (two texts) any number of times. */
+  readonly kind: 'flag' | 'text' | 'number' | 'list' | 'pair';
   readonly short?: string;
   /** What the value is called in help. */
   readonly value?: string;
@@ -34,6 +34,25 @@ export const options = {
   refresh: { kind: 'flag', help: 'Ask servers again, whatever they answered within the last hour' },
   'no-write-lock-file': { kind: 'flag', help: 'Lock in memory and leave flake.lock as it is' },
   'override-input': { kind: 'pair', value: 'PATH REF', help: 'Take the input at PATH (greet/base) from REF' },
+  manifest: { kind: 'text', value: 'FILE', help: 'flake.yaml or flake.nix, where a folder has both' },
+  'update-input': { kind: 'list', value: 'PATH', help: 'Move the input at PATH, as flk update does' },
+  'recreate-lock-file': { kind: 'flag', help: 'Lock as if there were no flake.lock yet' },
+  'no-update-lock-file': { kind: 'flag', help: 'The same as --locked' },
+  'commit-lock-file': { kind: 'flag', help: 'Commit flake.lock, and nothing else, when it changes' },
+  'output-lock-file': { kind: 'text', value: 'FILE', help: 'Write the lock to FILE instead of flake.lock' },
+  'reference-lock-file': { kind: 'text', value: 'FILE', help: 'Start from the lock in FILE, not from flake.lock' },
+  'inputs-from': { kind: 'list', value: 'FLAKE', help: 'Look registry names up among the inputs of FLAKE first' },
+  'override-flake': { kind: 'pair', value: 'NAME REF', help: 'Let the registry name NAME mean REF' },
+  'no-registries': { kind: 'flag', help: 'Look no name up in a registry' },
+  'allow-dirty': { kind: 'flag', negatable: true, help: 'Take repositories with uncommitted changes (default)' },
+  'allow-dirty-locks': {
+    kind: 'flag',
+    negatable: true,
+    help: 'Write locks that pin uncommitted changes by their hash',
+  },
+  impure: { kind: 'flag', help: 'Changes nothing here; so that command lines for Nix work' },
+  'no-rev-count': { kind: 'flag', help: 'Do not count commits: locks have no revCount, and fetching is faster' },
+  deep: { kind: 'flag', help: 'Move what lies below the named inputs, too' },
   'print-build-logs': { kind: 'flag', short: 'L', help: 'Show each line that builders print' },
   'no-link': { kind: 'flag', help: 'Make no result link' },
   'out-link': {
@@ -59,6 +78,12 @@ export const options = {
     value: 'SECONDS',
     help: 'Stop a build that prints nothing for longer',
   },
+  format: { kind: 'text', value: 'FORMAT', help: 'base16, nix32, base64 or sri (default)' },
+  from: { kind: 'text', value: 'FORMAT', help: 'Refuse hashes that are written otherwise' },
+  to: { kind: 'text', value: 'TO', help: 'hash: base16, nix32, base64 or sri (default); archive: a folder' },
+  'hash-algo': { kind: 'text', value: 'NAME', help: 'sha256 (default), sha512, sha1 or md5' },
+  mode: { kind: 'text', value: 'MODE', help: 'nar (default), or flat: the bytes of one file' },
+  'dry-run': { kind: 'flag', help: 'Only say what would be done' },
   store: {
     kind: 'text',
     value: 'DIR',
@@ -71,6 +96,8 @@ export type OptionName = keyof typeof options;
 
 type ValueOf<R extends OptionRow> = R['kind'] extends 'pair'
   ? readonly (readonly [string, string])[]
+  : R['kind'] extends 'list'
+  ? readonly string[]
   : R['kind'] extends 'number'
     ? number | undefined
     : R['kind'] extends 'text'
@@ -79,7 +106,7 @@ type ValueOf<R extends OptionRow> = R['kind'] extends 'pair'
         ? boolean | undefined
         : boolean;
 
-/** What was asked for. A flag that was not given is false, a negatable one undefined; a pair may come any number of times. */
+/** What was asked for. A flag that was not given is false, a negatable one undefined. */
 export type Flags = { readonly [N in OptionName]: ValueOf<(typeof options)[N]> };
 
 interface CommandRow {
@@ -96,11 +123,32 @@ interface CommandRow {
 
 const common = ['help', 'quiet', 'json', 'log-format'] as const satisfies readonly OptionName[];
 const network = ['offline', 'refresh', 'store'] as const satisfies readonly OptionName[];
+/** For whatever looks names up and locks. */
+const sources = [
+  'manifest',
+  'inputs-from',
+  'override-flake',
+  'no-registries',
+  'allow-dirty',
+  'allow-dirty-locks',
+  'impure',
+  'no-rev-count',
+] as const satisfies readonly OptionName[];
+const writing = [
+  'commit-lock-file',
+  'no-write-lock-file',
+  'output-lock-file',
+] as const satisfies readonly OptionName[];
 const locking = [
   'locked',
   'frozen',
-  'no-write-lock-file',
+  'no-update-lock-file',
   'override-input',
+  'update-input',
+  'recreate-lock-file',
+  'reference-lock-file',
+  ...writing,
+  ...sources,
 ] as const satisfies readonly OptionName[];
 const building = [
   'print-build-logs',
@@ -144,7 +192,16 @@ export const commands = {
     min: 0,
     summary: 'Move the named inputs, or all, to what their references mean now',
     details: 'INPUT may be a path, greet/base. Pins that were not named stay.',
-    options: [...common, 'flake', 'no-write-lock-file', 'override-input', ...network],
+    options: [
+      ...common,
+      'flake',
+      'deep',
+      'override-input',
+      'reference-lock-file',
+      ...writing,
+      ...sources,
+      ...network,
+    ],
   },
   build: {
     args: '[FLAKE#PACKAGE…]',
@@ -179,6 +236,39 @@ export const commands = {
     summary: 'Show where a flake comes from and the tree of its inputs',
     details: '--json has the shape of nix flake metadata --json, without revCount and fingerprint.',
     options: [...common, ...locking, ...network],
+  },
+  prefetch: {
+    args: 'REF',
+    min: 1,
+    max: 1,
+    summary: 'Fetch what a reference means now into the store, and print its hash',
+    details: 'REF need not be a flake. --json has the shape of nix flake prefetch --json.',
+    options: [...common, 'out-link', ...network],
+  },
+  archive: {
+    args: '[FLAKE]',
+    min: 0,
+    max: 1,
+    summary: 'Copy a flake and the sources of all its inputs into the store or a cache',
+    details:
+      'TO is a folder, or its file:// URL, that becomes a binary cache: nix copy --from and flk take the sources from there. Without\n--to they go to the store. --json has the shape of nix flake archive --json.',
+    options: [...common, 'to', 'dry-run', ...locking, ...network],
+  },
+  show: {
+    args: '[FLAKE]',
+    min: 0,
+    max: 1,
+    summary: 'Show what a flake offers: packages, checks, shells, apps, templates',
+    details: '--json has the shape of nix flake show --json.',
+    options: [...common, ...locking, ...network],
+  },
+  hash: {
+    args: 'path|file|convert SUBJECT…',
+    min: 1,
+    summary: 'Hash files and folders as Nix does, or write a hash in another way',
+    details:
+      'path: the NAR of what lies there (what locks hold). file: the bytes of one file. convert: HASH is sha256-BASE64,\nsha256:DIGITS, or digits with --hash-algo; --to and --from name notations.',
+    options: [...common, 'format', 'to', 'from', 'hash-algo', 'mode'],
   },
   explain: {
     args: 'CODE',
@@ -217,7 +307,7 @@ export function parseCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv
   if (first === '--version' || first === '-V') return { kind: 'version' };
 
   const words: string[] = [];
-  const given = new Map<OptionName, { written: string; value: string | boolean | [string, string][] }>();
+  const given = new Map<OptionName, Given>();
   let at = 0;
   while (at < argv.length && argv[at] !== '--') {
     const word = argv[at++]!;
@@ -234,12 +324,11 @@ export function parseCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv
         return value;
       };
       if (row.kind === 'flag') given.set(name, { written, value: !negated });
-      else if (row.kind === 'pair') {
+      else if (row.kind === 'pair' || row.kind === 'list') {
         const before = given.get(name)?.value;
-        given.set(name, {
-          written,
-          value: [...(Array.isArray(before) ? before : []), [attached ?? next(), next()]],
-        });
+        const value = attached ?? next();
+        const one = row.kind === 'pair' ? ([value, next()] as const) : value;
+        given.set(name, { written, value: [...(Array.isArray(before) ? before : []), one] });
       } else given.set(name, { written, value: attached ?? next() });
     }
   }
@@ -258,6 +347,11 @@ export function parseCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv
     throw usage(`flk ${command} does not take '${args[row.max]!}'`, command);
   if (at < argv.length && command !== 'run') throw usage(`flk ${command} takes nothing after --`, command);
   return { kind: 'command', command, args, rest, flags: collect(given, row, env) };
+}
+
+interface Given {
+  readonly written: string;
+  readonly value: string | boolean | readonly (string | readonly [string, string])[];
 }
 
 interface Occurrence {
@@ -333,14 +427,14 @@ function usage(message: string, command: string | undefined): FlkError {
 }
 
 function collect(
-  given: ReadonlyMap<OptionName, { written: string; value: string | boolean | [string, string][] }>,
+  given: ReadonlyMap<OptionName, Given>,
   command: CommandRow,
   env: NodeJS.ProcessEnv,
 ): Flags {
   const flags: Record<string, unknown> = {};
   for (const [name, row] of Object.entries(options) as [OptionName, OptionRow][]) {
     const value = given.get(name)?.value ?? fromEnvironment(row, command.options.includes(name) ? env : {});
-    if (row.kind === 'pair') flags[name] = value ?? [];
+    if (row.kind === 'pair' || row.kind === 'list') flags[name] = value ?? [];
     else if (row.kind === 'flag') flags[name] = value ?? (row.negatable ? undefined : false);
     else if (row.kind === 'number' && typeof value === 'string') {
       if (!/^\d{1,9}$/.test(value)) throw usage(`--${name} needs a whole number, not '${value}'`, undefined);

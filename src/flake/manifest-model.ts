@@ -123,6 +123,15 @@ export interface FlakeManifest {
   readonly self?: { readonly submodules?: boolean; readonly lfs?: boolean };
 }
 
+/** What a flake offers beside packages: read and checked, told by `flk show`, and not built or run yet. */
+export interface Offers {
+  readonly checks: ReadonlyMap<string, PackageDeclaration>;
+  /** By name; the text is the one line that describes it, '' for none. */
+  readonly devShells: ReadonlyMap<string, string>;
+  readonly apps: ReadonlyMap<string, string>;
+  readonly templates: ReadonlyMap<string, string>;
+}
+
 /** `flake.yaml`. */
 export interface Manifest extends FlakeManifest {
   readonly kind: 'yaml';
@@ -133,6 +142,7 @@ export interface Manifest extends FlakeManifest {
   readonly packages: ReadonlyMap<string, PackageDeclaration>;
   /** System → the packages that are different there, or that are only there. */
   readonly perSystem: ReadonlyMap<string, ReadonlyMap<string, PackageDeclaration>>;
+  readonly offers: Offers;
   readonly toolchain?: ToolchainDeclaration;
   /** Which phases runner, `setup/N.sh`. */
   readonly setup: number;

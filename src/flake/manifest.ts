@@ -4,7 +4,7 @@ import validRange from 'semver/ranges/valid.js';
 import { Findings, type SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { readInputs } from './manifest-inputs.ts';
-import type { Manifest } from './manifest-model.ts';
+import type { Manifest, Offers } from './manifest-model.ts';
 import { checkSystem, PackageReader } from './manifest-packages.ts';
 import { checkSchema } from './manifest-schema.ts';
 import { entriesOf, itemsOf, type Located, numberOf, parseYaml, textOf } from './manifest-yaml.ts';
@@ -75,7 +75,7 @@ export function parseManifest(file: SourceFile, options: ManifestOptions = {}): 
   const reader = new PackageReader(findings, inputNames, systems, packages);
   const toolchain = reader.toolchain(fields.get('toolchain')?.value);
   const read = reader.readAll(packages);
-  checkUnused(fields, reader);
+  const offers = readOffers(fields, reader);
   if (findings.count > 0) throw invalid(findings);
   const description = textOf(fields.get('description')?.value);
   const requireVersion = textOf(fields.get('requireVersion')?.value);
@@ -87,6 +87,7 @@ export function parseManifest(file: SourceFile, options: ManifestOptions = {}): 
     systems,
     inputs,
     ...read,
+    offers,
     ...(toolchain && { toolchain }),
     setup: numberOf(fields.get('setup')?.value) ?? 1,
   };
@@ -107,8 +108,8 @@ function checkVersion(located: Located | undefined, own: string | undefined, fin
 }
 
 /** What nothing uses yet is still read, so that its faults show while it is being written. */
-function checkUnused(fields: ReturnType<typeof entriesOf>, reader: PackageReader): void {
-  reader.readAll(fields.get('checks')?.value);
+function readOffers(fields: ReturnType<typeof entriesOf>, reader: PackageReader): Offers {
+  const { packages: checks } = reader.readAll(fields.get('checks')?.value);
   for (const { value } of entriesOf(fields.get('devShells')?.value).values()) {
     const shell = entriesOf(value);
     for (const item of itemsOf(shell.get('packages')?.value)) reader.reference(item, 'package');
@@ -116,6 +117,20 @@ function checkUnused(fields: ReturnType<typeof entriesOf>, reader: PackageReader
     const hook = shell.get('shellHook');
     if (hook) reader.template(hook.value);
   }
+  const described = (word: string): ReadonlyMap<string, string> =>
+    new Map(
+      [...entriesOf(fields.get(word)?.value)].map(([name, { value }]) => {
+        const own = entriesOf(value);
+        const meta = entriesOf(own.get('meta')?.value);
+        return [name, textOf((own.get('description') ?? meta.get('description'))?.value) ?? ''];
+      }),
+    );
+  return {
+    checks,
+    devShells: described('devShells'),
+    apps: described('apps'),
+    templates: described('templates'),
+  };
 }
 
 function invalid(findings: Findings): FlkError {

@@ -44,6 +44,7 @@ export function readFakeManifest(file: SourceFile): Manifest {
     inputs: declarations(inputs, file.text),
     packages: new Map(),
     perSystem: new Map(),
+    offers: { checks: new Map(), devShells: new Map(), apps: new Map(), templates: new Map() },
     setup: 1,
   };
 }

@@ -1,0 +1,35 @@
+/** `flk prefetch REF`: what a reference means now, fetched into the store. */
+import { resolve } from 'node:path';
+import { resultLink } from '../../build/realise.ts';
+import { printFlakeRef, type RefAttributes, refToAttributes } from '../../flake/flake-ref.ts';
+import type { Context } from '../context.ts';
+import { refFromArgument } from '../flake.ts';
+
+/** As `nix flake prefetch --json` prints it. */
+interface Prefetched {
+  readonly hash: string;
+  readonly locked: RefAttributes;
+  readonly original: RefAttributes;
+  readonly storePath: string;
+}
+
+export async function runPrefetch(context: Context): Promise<number> {
+  const original = refFromArgument(context, context.args[0] ?? '.');
+  const { locked, resolved = original, tree } = await (await context.sources()).fetch(original, 'all');
+  const store = await context.store();
+  const { path } = await store.addTree('source', tree, { expected: tree.narHash });
+  const link = context.flags['out-link'];
+  if (link !== undefined) await resultLink(store, resolve(context.cwd, link), store.physical(path));
+  const prefetched: Prefetched = {
+    hash: tree.narHash,
+    locked: refToAttributes(locked),
+    // Nix's name for what the registries made of it.
+    original: refToAttributes(resolved),
+    storePath: path,
+  };
+  context.answer(
+    prefetched,
+    () => `Downloaded '${printFlakeRef(locked)}' to '${path}' (hash '${tree.narHash}').`,
+  );
+  return 0;
+}
