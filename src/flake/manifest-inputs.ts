@@ -77,7 +77,8 @@ function readInput(
     findings.add(key, `input ${name} has no source`, 'give it a url, or follows');
   }
   const follows = followsText === undefined ? undefined : readFollows(followsText, fields, findings);
-  const ref = source && readRef(name, fields, findings);
+  const flake = flagOf(fields.get('flake')?.value) ?? true;
+  const ref = source && readRef(name, fields, flake, findings);
   const version = readVersion(fields, ref, findings);
   const tag = textOf(fields.get('tag')?.value);
   if (tag !== undefined && !fields.has('version')) {
@@ -88,7 +89,7 @@ function readInput(
     ...(version !== undefined && { version }),
     ...(tag !== undefined && { tag }),
     ...(follows && { follows }),
-    flake: flagOf(fields.get('flake')?.value) ?? true,
+    flake,
     frozen: flagOf(fields.get('frozen')?.value) ?? false,
     groups: itemsOf(fields.get('groups')?.value).flatMap((group) => textOf(group) ?? []),
     inputs: readLevel(fields.get('inputs')?.value, findings, false),
@@ -116,6 +117,7 @@ function readFollows(
 function readRef(
   name: string,
   fields: ReadonlyMap<string, LocatedEntry>,
+  flake: boolean,
   findings: Findings,
 ): FlakeRef | undefined {
   const attributes: Record<string, string | number | boolean> = {};
@@ -129,7 +131,7 @@ function readRef(
   const { url, ...extra } = attributes;
   const located = fields.get('url')?.value;
   if (typeof url !== 'string' || !located) return undefined;
-  const ref = guarded(located, findings, () => parseFlakeRef(url));
+  const ref = guarded(located, findings, () => parseFlakeRef(url, { flake }));
   if (!ref || Object.keys(extra).length === 0) return ref;
   const own: Readonly<Record<string, unknown>> = { ...ref };
   const words = Object.keys(extra);

@@ -30,12 +30,13 @@ export function shown(text: string): string {
 // RFC 3986, plus nothing: whatever else is meant has to be written %XX.
 const urlPattern =
   /^([a-z][a-z0-9+.-]*):(?:\/\/([^/?#]*))?((?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*)(?:\?((?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*))?$/;
+const queryPattern = /^(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*$/;
 const authorityPattern =
   /^(?:([A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([^@]*))?@)?([A-Za-z0-9_](?:[A-Za-z0-9._~-]*)|\[[0-9A-Fa-f:.]+\])?(?::([0-9]{0,5}))?$/;
 
 /** Throws FLK_REF_INVALID, or FLK_REF_CREDENTIALS for user info: only ssh may name a user, and nobody a password. */
 export function parseRefUrl(text: string): RefUrl {
-  const match = urlPattern.exec(text);
+  const match = urlPattern.exec(lenient(text));
   if (!match) throw invalidRef(text, 'not a URL; write blanks and other special characters as %XX');
   const [, scheme = '', authority, path = '', query = ''] = match;
   return {
@@ -44,6 +45,20 @@ export function parseRefUrl(text: string): RefUrl {
     path: path.split('/').map((segment) => decode(text, segment)),
     query: parseQuery(text, query),
   };
+}
+
+/** The query of a path without a scheme. */
+export function decodeQuery(text: string, query: string): ReadonlyMap<string, string> {
+  if (!queryPattern.test(lenient(`?${query}`).slice(1)))
+    throw invalidRef(text, 'not a query; write special characters as %XX');
+  return parseQuery(text, query);
+}
+
+/** Blanks and quotes may stand in a query as they are. */
+function lenient(text: string): string {
+  const mark = text.indexOf('?');
+  if (mark < 0) return text;
+  return text.slice(0, mark) + text.slice(mark).replaceAll(' ', '%20').replaceAll('"', '%22');
 }
 
 function parseAuthority(text: string, scheme: string, authority: string): string {

@@ -144,17 +144,6 @@ describe('the string form', () => {
   });
 
   it.each([
-    'github:a/b',
-    'gitlab:a/b',
-    'sourcehut:~a/b',
-    'flake:nixpkgs',
-    'nixpkgs',
-    'nixpkgs/unstable',
-    'https://h/x.tar.gz',
-    'http://h/x',
-    'tarball+https://h/x',
-    'file+https://h/x',
-    'file:///x',
     'hg+https://h/x',
     'git://h/x',
     'git+https://h/x?verifyCommit=1',
@@ -163,8 +152,18 @@ describe('the string form', () => {
     expect(codeOf(() => parseFlakeRef(text))).toBe('FLK_REF_UNSUPPORTED');
   });
 
-  it('points from an id to a folder, and from scp form to ssh', () => {
-    expect(() => parseFlakeRef('lib')).toThrow('for a folder write ./lib');
+  it.each([
+    ['github.com/a/b', 'did you mean github:a/b, or git+https://github.com/a/b?'],
+    ['https://github.com/a/b.git', 'did you mean github:a/b, or git+https://github.com/a/b.git?'],
+    ['https://git.sr.ht/~a/b/', 'did you mean sourcehut:~a/b, or git+https://git.sr.ht/~a/b?'],
+    ['a.b/c', 'write ./a.b/c for a folder'],
+    ['github://host/a/b', 'write github:OWNER/REPO?host=HOST'],
+    ['nixpkgs/a/b', 'write a / within a ref as %2F'],
+  ])('knows what %s should have been', (text, hint) => {
+    expect(() => parseFlakeRef(text)).toThrow(expect.objectContaining({ code: 'FLK_REF_INVALID', hint }));
+  });
+
+  it('points from scp form to ssh', () => {
     expect(() => parseFlakeRef('git@host:a/b.git')).toThrow(
       expect.objectContaining({ hint: 'write git+ssh://git@host/a/b.git' }),
     );
@@ -330,9 +329,22 @@ describe('the attribute form', () => {
   });
 
   it.each([
-    [{ type: 'github', owner: 'a', repo: 'b' }, 'FLK_REF_UNSUPPORTED'],
-    [{ type: 'tarball', url: 'https://h/x' }, 'FLK_REF_UNSUPPORTED'],
-    [{ type: 'indirect', id: 'x' }, 'FLK_REF_UNSUPPORTED'],
+    [{ type: 'hg', url: 'https://h/x' }, 'FLK_REF_UNSUPPORTED'],
+    [{ type: 'github', owner: 'a' }, 'FLK_REF_INVALID'],
+    [{ type: 'github', owner: 'a/b', repo: 'c' }, 'FLK_REF_INVALID'],
+    [{ type: 'github', owner: '..', repo: 'c' }, 'FLK_REF_INVALID'],
+    [{ type: 'github', owner: 'a', repo: 'b?c' }, 'FLK_REF_INVALID'],
+    [{ type: 'github', owner: 'a', repo: 'b', host: 'h/../@evil' }, 'FLK_REF_INVALID'],
+    [{ type: 'github', owner: 'a', repo: 'b', host: 'h:80' }, 'FLK_REF_INVALID'],
+    [{ type: 'github', owner: 'a', repo: 'b', ref: 'x', rev }, 'FLK_REF_INVALID'],
+    [{ type: 'github', owner: 'a', repo: 'b', revCount: 3 }, 'FLK_REF_INVALID'],
+    [{ type: 'gitlab', owner: 'a/../b', repo: 'c' }, 'FLK_REF_INVALID'],
+    [{ type: 'tarball' }, 'FLK_REF_INVALID'],
+    [{ type: 'tarball', url: 'https://u:p@h/x' }, 'FLK_REF_CREDENTIALS'],
+    [{ type: 'tarball', url: 'ftp://h/x' }, 'FLK_REF_UNSUPPORTED'],
+    [{ type: 'file', url: 'https://h/x', name: '../x' }, 'FLK_REF_INVALID'],
+    [{ type: 'indirect', id: 'a.b' }, 'FLK_REF_INVALID'],
+    [{ type: 'indirect', id: 'a', lastModified: 1 }, 'FLK_REF_INVALID'],
     [{ type: 'git', url: 'git://h/x' }, 'FLK_REF_UNSUPPORTED'],
     [{ type: 'git', url: 'ext::sh' }, 'FLK_REF_UNSUPPORTED'],
     [{ type: 'git', url: 'https://u:p@h/x' }, 'FLK_REF_CREDENTIALS'],

@@ -301,9 +301,9 @@ describe('a lock is refused', () => {
     ],
     [
       'with a kind that is not fetched',
-      JSON.stringify(withRoot({ a: 'a' }, { a: { locked: { type: 'github' }, original } })),
+      JSON.stringify(withRoot({ a: 'a' }, { a: { locked: { type: 'hg' }, original } })),
       'FLK_REF_UNSUPPORTED',
-      'GitHub',
+      'Mercurial',
     ],
     [
       'with a password',

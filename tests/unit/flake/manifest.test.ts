@@ -373,7 +373,7 @@ const inputs: Faults = [
     'an attribute that a path has not',
     'inputs:\n  a: { url: path:./a, submodules: true }\n',
     [
-      '2:35 «true» flake reference ‘input a’: it has an attribute that flk does not know: submodules → for example git+https://host/owner/repo?ref=main, or path:./lib',
+      '2:35 «true» flake reference ‘input a’: a path reference takes no ‘submodules’ → for example git+https://host/owner/repo?ref=main, or path:./lib',
     ],
   ],
 ];
