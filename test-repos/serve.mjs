@@ -35,6 +35,7 @@ import { gunzipSync } from 'node:zlib';
  * @property {LoggedRequest[]} log
  * @property {((request: LoggedRequest) => Interference | undefined) | undefined} interfere Asked for each request.
  * @property {number} delayMs Added to each request.
+ * @property {boolean} filters Whether a client may ask for a part of the objects, as all large forges let it.
  * @property {number} inFlight How many requests are being answered now.
  * @property {number} maxInFlight The most there ever were at once.
  * @property {() => Promise<void>} close
@@ -44,11 +45,12 @@ import { gunzipSync } from 'node:zlib';
 const settings = {
   GIT_CONFIG_NOSYSTEM: '1',
   GIT_CONFIG_GLOBAL: '/dev/null',
-  GIT_CONFIG_COUNT: '2',
+  GIT_CONFIG_COUNT: '3',
   GIT_CONFIG_KEY_0: 'uploadpack.allowAnySHA1InWant',
   GIT_CONFIG_VALUE_0: 'true',
   GIT_CONFIG_KEY_1: 'safe.directory',
   GIT_CONFIG_VALUE_1: '*',
+  GIT_CONFIG_KEY_2: 'uploadpack.allowFilter',
 };
 
 /**
@@ -65,6 +67,7 @@ export async function serve(folder, options = {}) {
     log: [],
     interfere: undefined,
     delayMs: options.delayMs ?? 0,
+    filters: true,
     inFlight: 0,
     maxInFlight: 0,
     close: async () => {
@@ -121,7 +124,7 @@ async function answer(folder, state, request, response) {
     response.writeHead(interference.status, interference.headers).end();
     return;
   }
-  await backend(folder, url, logged, request, response, interference);
+  await backend(folder, url, logged, state.filters, request, response, interference);
 }
 
 /**
@@ -129,15 +132,17 @@ async function answer(folder, state, request, response) {
  * @param {string} folder
  * @param {URL} url
  * @param {LoggedRequest} logged
+ * @param {boolean} filters
  * @param {import('node:http').IncomingMessage} request
  * @param {import('node:http').ServerResponse} response
  * @param {Interference} interference
  */
-async function backend(folder, url, logged, request, response, interference) {
+async function backend(folder, url, logged, filters, request, response, interference) {
   const child = spawn('git', ['http-backend'], {
     env: {
       PATH: process.env.PATH,
       ...settings,
+      GIT_CONFIG_VALUE_2: String(filters),
       GIT_PROJECT_ROOT: folder,
       GIT_HTTP_EXPORT_ALL: '1',
       REQUEST_METHOD: logged.method,

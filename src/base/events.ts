@@ -6,7 +6,7 @@
 /** A span of work a person may wait for. */
 export type Activity =
   | { readonly type: 'lock'; readonly flake: string }
-  /** Asking a server what a ref, or the tags, of a repository are. */
+  /** Asking a server what a ref, the tags or the length of the history of a repository are. */
   | { readonly type: 'resolve'; readonly subject: string }
   /** Moving bytes from another place into the cache, hashing them on the way. Progress in bytes or objects. */
   | { readonly type: 'fetch'; readonly subject: string }

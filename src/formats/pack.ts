@@ -6,6 +6,16 @@
 import { createHash, hash } from 'node:crypto';
 import { FlkError } from '../base/errors.ts';
 import { applyDelta, deltaSizes } from './pack-delta.ts';
+import {
+  damagedPack as damaged,
+  entryHead,
+  PackTail,
+  packCount,
+  packHeadSize,
+  packKinds,
+  packTrailerSize,
+  packTooLarge as tooMuch,
+} from './pack-header.ts';
 import { createInflater, type Inflater } from './pack-inflate.ts';
 import type { ObjectId } from './pack-objects.ts';
 
@@ -33,8 +43,6 @@ type ObjectType = 'commit' | 'tree' | 'blob' | 'tag';
 
 /** Indexed by the number that stands in the pack. */
 const typeNames: readonly (ObjectType | undefined)[] = [undefined, 'commit', 'tree', 'blob', 'tag'];
-const offsetDelta = 6;
-const namedDelta = 7;
 
 /** An object of the pack. Its content may or may not be in memory: ask `PackReader.content`. */
 export interface PackedObject {
@@ -76,7 +84,6 @@ const heldLimit = 64 * 2 ** 20;
 const recentLimit = 32 * 2 ** 20;
 /** Small contents share buffers of this size. */
 const slabSize = 4 * 2 ** 20;
-const trailerSize = 20;
 
 /** The object whose zlib stream is being read. */
 interface Current {
@@ -103,8 +110,7 @@ export class PackReader {
   readonly #arriving: Inflater = createInflater();
   readonly #again: Inflater = createInflater();
   readonly #checksum = createHash('sha1');
-  /** The last bytes so far: the trailer, if nothing follows. */
-  #tail: Buffer = Buffer.alloc(0);
+  readonly #tail = new PackTail((bytes) => this.#checksum.update(bytes));
   /** Bytes that came and could not be used yet, and where they stand in the pack. */
   #rest: Buffer = Buffer.alloc(0);
   #position = 0;
@@ -140,16 +146,17 @@ export class PackReader {
 
   /** Takes the next bytes, which `reread` must know already. They may be reused after the call. */
   push(chunk: Buffer): void {
-    this.#addToChecksum(chunk);
+    this.#tail.push(chunk);
     const bytes = this.#rest.length > 0 ? Buffer.concat([this.#rest, chunk]) : chunk;
     let at = 0;
     if (this.#count < 0) {
-      if (bytes.length < 12) {
+      if (bytes.length < packHeadSize) {
         this.#rest = Buffer.from(bytes);
         return;
       }
-      this.#count = this.#readCount(bytes);
-      at = 12;
+      this.#count = packCount(bytes);
+      if (this.#count > this.#limits.objects) throw tooMuch(`${this.#count} objects`, this.#limits.objects);
+      at = packHeadSize;
     }
     while (this.#done < this.#count) {
       if (!this.#current) {
@@ -170,16 +177,17 @@ export class PackReader {
     }
     this.#rest = at < bytes.length ? Buffer.from(bytes.subarray(at)) : Buffer.alloc(0);
     this.#position += at;
-    if (this.#done === this.#count && this.#rest.length > trailerSize) throw damaged('bytes follow its end');
+    if (this.#done === this.#count && this.#rest.length > packTrailerSize)
+      throw damaged('bytes follow its end');
   }
 
   /** The stream has ended. Throws FLK_GIT_PACK unless the pack was whole. Gives the trailer, which names the pack. */
   end(): Buffer {
-    if (this.#done !== this.#count || this.#rest.length !== trailerSize)
+    if (this.#done !== this.#count || this.#rest.length !== packTrailerSize)
       throw damaged(`it breaks off after ${this.#done} of ${Math.max(0, this.#count)} objects`);
-    if (!this.#checksum.digest().equals(this.#tail)) throw damaged('its checksum is wrong');
+    if (!this.#checksum.digest().equals(this.#tail.bytes)) throw damaged('its checksum is wrong');
     if (this.#parked.size > 0) throw damaged('a delta’s base is not in it');
-    return this.#tail;
+    return this.#tail.bytes;
   }
 
   get(id: ObjectId): PackedObject | undefined {
@@ -212,67 +220,31 @@ export class PackReader {
     object.held = undefined;
   }
 
-  #addToChecksum(chunk: Buffer): void {
-    if (chunk.length >= trailerSize) {
-      this.#checksum.update(this.#tail).update(chunk.subarray(0, -trailerSize));
-      this.#tail = Buffer.from(chunk.subarray(-trailerSize));
-    } else {
-      const joined = Buffer.concat([this.#tail, chunk]);
-      this.#checksum.update(joined.subarray(0, Math.max(0, joined.length - trailerSize)));
-      this.#tail = joined.subarray(Math.max(0, joined.length - trailerSize));
-    }
-  }
-
-  #readCount(bytes: Buffer): number {
-    if (bytes.toString('latin1', 0, 4) !== 'PACK' || bytes.readUInt32BE(4) !== 2)
-      throw damaged(
-        `it begins with ${JSON.stringify(bytes.toString('latin1', 0, 8))}, which is no pack of version 2`,
-      );
-    const count = bytes.readUInt32BE(8);
-    if (count > this.#limits.objects) throw tooMuch(`${count} objects`, this.#limits.objects);
-    return count;
-  }
-
   /** undefined where the header goes on in the next chunk. */
   #readHeader(bytes: Buffer, at: number): Current | undefined {
     const offset = this.#position + at;
-    let byte = bytes[at++];
-    if (byte === undefined) return undefined;
-    const kind = (byte >> 4) & 7;
-    let size = byte & 15;
-    for (let scale = 16; byte & 0x80; scale *= 128) {
-      byte = bytes[at++];
-      if (byte === undefined) return undefined;
-      size += (byte & 0x7f) * scale;
-      if (size > this.#limits.objectSize)
-        throw tooMuch(`an object of ${size} bytes`, this.#limits.objectSize);
-    }
-    let baseOffset = 0;
-    let baseId: ObjectId | undefined;
-    if (kind === offsetDelta) {
-      byte = bytes[at++];
-      if (byte === undefined) return undefined;
-      let distance = byte & 0x7f;
-      while (byte & 0x80) {
-        byte = bytes[at++];
-        if (byte === undefined) return undefined;
-        distance = (distance + 1) * 128 + (byte & 0x7f);
-        if (distance > offset) break;
-      }
-      baseOffset = offset - distance;
-      if (!this.#byOffset.has(baseOffset)) throw damaged(`the delta at ${offset} has no base`);
-    } else if (kind === namedDelta) {
-      if (bytes.length < at + 20) return undefined;
-      baseId = bytes.toString('latin1', at, at + 20) as ObjectId;
-      at += 20;
-    } else if (typeNames[kind] === undefined)
-      throw damaged(`the object at ${offset} is of the unknown type ${kind}`);
-    const streamed = kind === 3 && size > streamedSize;
+    const head = entryHead(bytes, at, offset, this.#limits.objectSize);
+    if (!head) return undefined;
+    const { kind, size, baseId } = head;
+    const baseOffset = kind === packKinds.offsetDelta ? offset - head.distance : 0;
+    if (kind === packKinds.offsetDelta && !this.#byOffset.has(baseOffset))
+      throw damaged(`the delta at ${offset} has no base`);
+    const streamed = kind === packKinds.blob && size > streamedSize;
     if (!streamed && size > this.#limits.memorySize)
       throw tooMuch(`an object of ${size} bytes that is not a file`, this.#limits.memorySize);
     const digest = streamed ? createHash('sha1').update(`blob ${size}\0`) : undefined;
     const sink = this.#scratchOf(streamed ? 1 << 20 : room + size + 1);
-    return { kind, offset, start: this.#position + at, size, baseOffset, baseId, sink, digest, inflated: 0 };
+    return {
+      kind,
+      offset,
+      start: this.#position + head.end,
+      size,
+      baseOffset,
+      baseId,
+      sink,
+      digest,
+      inflated: 0,
+    };
   }
 
   /** How many bytes it took. */
@@ -493,8 +465,3 @@ function nameOf(object: PackedObject, bytes: Buffer): ObjectId {
   bytes.write(header, start, 'latin1');
   return hash('sha1', bytes.subarray(start, room + object.size), 'binary') as ObjectId;
 }
-
-const damaged = (what: string): FlkError => new FlkError('FLK_GIT_PACK', `the pack is damaged: ${what}`);
-
-const tooMuch = (what: string, limit: number): FlkError =>
-  new FlkError('FLK_LIMIT', `the pack holds ${what}; at most ${limit} is taken`);

@@ -14,6 +14,7 @@ import {
   type RemoteRef,
   repositoryMissing,
   sha256Repository,
+  shallowRepository,
 } from './git-protocol.ts';
 
 /** What of git's own environment a person sets on purpose; the rest would turn git to another repository. */
@@ -86,6 +87,32 @@ export class LocalTransport implements GitTransport {
     const { status, stderr } = await child.finished;
     if (status !== 0) throw classifyGitFailure(this.#path, stderr);
   }
+
+  /** As `GitRemote.countCommits`, without a pack. */
+  async countCommits(rev: string): Promise<number> {
+    return await countIn(this.#path, this.#path, rev, this.#signal);
+  }
+}
+
+/** The length of a revision's history in a repository on this machine, that stands for the one at `url`. */
+async function countIn(
+  path: string,
+  url: string,
+  rev: string,
+  signal: AbortSignal | undefined,
+): Promise<number> {
+  const ask = (...args: string[]): Promise<Finished> =>
+    run('git', [...settings, '-C', path, ...args], {
+      env: gitEnvironment(),
+      ...(signal ? { signal } : {}),
+    });
+  const [shallow, count] = await Promise.all([
+    ask('rev-parse', '--is-shallow-repository'),
+    ask('rev-list', '--count', rev, '--'),
+  ]);
+  if (shallow.stdout.toString().trim() === 'true') throw shallowRepository(url);
+  if (count.status !== 0) throw classifyGitFailure(url, count.stderr);
+  return Number(count.stdout.toString());
 }
 
 export interface GitProgramOptions {
@@ -134,6 +161,7 @@ export class GitProgram {
     return {
       lsRefs: (query) => this.#lsRefs(url, query),
       fetchPack: (rev, onPack) => this.#fetchPack(url, rev, onPack),
+      countCommits: (rev) => this.#countCommits(url, rev),
     };
   }
 
@@ -176,11 +204,46 @@ export class GitProgram {
   }
 
   async #fetchPack(url: string, rev: string, onPack: (piece: Buffer) => void): Promise<void> {
-    const name = createHash('sha256').update(url).digest('hex').slice(0, 40);
-    const repository = join(this.#folder, `${name}.git`);
+    const repository = this.#repository(url, 'git');
     await makeFolder(this.#folder);
     await withFileLock(`${repository}.lock`, () => this.#bring(url, rev, repository));
     await fetchPack(await LocalTransport.open(repository, this.#signal), rev, onPack);
+  }
+
+  /** Histories have a repository of their own: the other one is shallow, and would stay so. */
+  async #countCommits(url: string, rev: string): Promise<number> {
+    const repository = this.#repository(url, 'history.git');
+    await makeFolder(this.#folder);
+    await withFileLock(`${repository}.lock`, async () => {
+      await this.#initialize(url, repository);
+      const ref = `refs/flk/${rev}`;
+      if (await this.#has(repository, ref)) return;
+      // A server that does not filter sends everything, after a warning.
+      await this.#git(url, [
+        ...['-C', repository, 'fetch', '--quiet', '--no-tags', '--no-write-fetch-head', '--filter=tree:0'],
+        ...['--', url, `+${rev}:${ref}`],
+      ]);
+    });
+    return await countIn(repository, redactUrls(url), rev, this.#signal);
+  }
+
+  /** By a digest, for a URL may hold a password. */
+  #repository(url: string, suffix: string): string {
+    const name = createHash('sha256').update(url).digest('hex').slice(0, 40);
+    return join(this.#folder, `${name}.${suffix}`);
+  }
+
+  async #initialize(url: string, repository: string): Promise<void> {
+    if (!(await exists(join(repository, 'HEAD'))))
+      await this.#git(url, ['init', '--quiet', '--bare', '--template=', '--', repository]);
+  }
+
+  /** Whether the ref is there: it is the last thing that a fetch writes. An object without one may lack what it needs. */
+  async #has(repository: string, ref: string): Promise<boolean> {
+    const { status } = await run('git', ['-C', repository, 'rev-parse', '--verify', '--quiet', ref], {
+      env: gitEnvironment(),
+    });
+    return status === 0;
   }
 
   /** Makes the revision known to the bare repository. */
@@ -188,14 +251,9 @@ export class GitProgram {
     const here = async (): Promise<boolean> =>
       (await run('git', ['-C', repository, 'cat-file', '-e', `${rev}^{tree}`], { env: gitEnvironment() }))
         .status === 0;
-    if (!(await exists(join(repository, 'HEAD'))))
-      await this.#git(url, ['init', '--quiet', '--bare', '--template=', '--', repository]);
-    // The ref is the last thing that a fetch writes: an object without one may have come without what it needs.
+    await this.#initialize(url, repository);
     const ref = `refs/flk/${rev}`;
-    const known = await run('git', ['-C', repository, 'rev-parse', '--verify', '--quiet', ref], {
-      env: gitEnvironment(),
-    });
-    if (known.status === 0 && (await here())) return;
+    if ((await this.#has(repository, ref)) && (await here())) return;
     const fetch = (...args: string[]): Promise<Finished> =>
       this.#git(url, ['-C', repository, 'fetch', '--quiet', '--no-tags', '--no-write-fetch-head', ...args]);
     try {
@@ -318,7 +376,7 @@ const failures: readonly Failure[] = [
     'names its objects by SHA-256, which flk does not read',
   ],
   [
-    /not our ref|unadvertised object|no such remote ref|reference is not a tree/i,
+    /not our ref|unadvertised object|no such remote ref|reference is not a tree|bad object/i,
     'FLK_GIT_REV_GONE',
     'does not have the revision',
   ],

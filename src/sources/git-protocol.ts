@@ -1,8 +1,9 @@
 /**
  * Git's protocol version 2, the client's side, over anything that carries one request and its answer.
- * Source: gitprotocol-v2(5). Two commands are enough: `ls-refs`, and `fetch` of one revision at depth 1.
+ * Source: gitprotocol-v2(5). Two commands are enough: `ls-refs`, and `fetch` of one revision, at depth 1 or its history.
  */
 import { FlkError } from '../base/errors.ts';
+import { CommitCounter } from '../formats/pack-commits.ts';
 import {
   delimiterPacket,
   flushPacket,
@@ -42,6 +43,8 @@ export interface GitRemote {
   lsRefs(query: RefQuery): Promise<RemoteRef[]>;
   /** The pack of one revision at depth 1. Pieces are only good during the call. FLK_GIT_REV_GONE where it is not there. */
   fetchPack(rev: string, onPack: (piece: Buffer) => void): Promise<void>;
+  /** How many commits the revision's history has, itself included. FLK_GIT_SHALLOW where the repository does not hold it all. */
+  countCommits(rev: string): Promise<number>;
 }
 
 /** Both commands over one transport. */
@@ -49,6 +52,7 @@ export function overTransport(transport: GitTransport): GitRemote {
   return {
     lsRefs: (query) => lsRefs(transport, query),
     fetchPack: (rev, onPack) => fetchPack(transport, rev, onPack),
+    countCommits: (rev) => countCommits(transport, rev),
   };
 }
 
@@ -118,16 +122,55 @@ export function sha256Repository(url: string): FlkError {
  * The pack of one revision and all that its tree needs, without history. `onPack` gets it piece by piece, each only good during
  * the call. A revision that the server does not have is FLK_GIT_REV_GONE.
  */
-export async function fetchPack(
+export function fetchPack(
   transport: GitTransport,
   rev: string,
   onPack: (piece: Buffer) => void,
 ): Promise<void> {
+  return fetch(transport, rev, { arguments: ['deepen 1'], onPack });
+}
+
+/**
+ * Counts the commits in the pack of a whole history. Commits alone are asked for; where a server does not filter, everything
+ * comes and is read past: that is what a clone would cost.
+ */
+async function countCommits(transport: GitTransport, rev: string): Promise<number> {
+  const count = async (...args: string[]): Promise<number> => {
+    const counter = new CommitCounter();
+    await fetch(transport, rev, {
+      arguments: args,
+      onPack: (piece) => counter.push(piece),
+      onBoundary: () => {
+        throw shallowRepository(transport.url);
+      },
+    });
+    return counter.end();
+  };
+  try {
+    return await count('filter tree:0');
+  } catch (error) {
+    // A server that does not know the word says so, or just breaks off.
+    const refused =
+      error instanceof FlkError && (error.code === 'FLK_GIT_PROTOCOL' || error.code === 'FLK_GIT_REMOTE');
+    if (!refused) throw error;
+    return await count();
+  }
+}
+
+interface FetchRequest {
+  readonly arguments: readonly string[];
+  readonly onPack: (piece: Buffer) => void;
+  /** Told of each commit that the server has without its parents. */
+  readonly onBoundary?: () => void;
+}
+
+async function fetch(transport: GitTransport, rev: string, request: FetchRequest): Promise<void> {
+  const { onPack, onBoundary } = request;
   const body = Buffer.concat([
     ...opening('fetch'),
     textPacket('no-progress'),
     textPacket('ofs-delta'),
-    textPacket('deepen 1'),
+    ...request.arguments.map(textPacket),
     textPacket(`want ${rev}`),
     textPacket('done'),
     flushPacket,
@@ -147,8 +190,10 @@ export async function fetchPack(
       if (packet.kind === 'delimiter') section = undefined;
       else if (packet.kind !== 'data') throw unexpected(transport, `a ${packet.kind} packet before the end`);
       else if (section === undefined) section = payloadText(packet.payload);
-      else if (section !== 'packfile') talk(packet.payload.length);
-      else {
+      else if (section !== 'packfile') {
+        if (section === 'shallow-info') onBoundary?.();
+        talk(packet.payload.length);
+      } else {
         const band = packet.payload[0];
         const content = packet.payload.subarray(1);
         if (band === 1) {
@@ -201,4 +246,12 @@ function unexpected(transport: GitTransport, what: string): FlkError {
 
 export function repositoryMissing(url: string, facts: Readonly<Record<string, string>> = {}): FlkError {
   return new FlkError('FLK_GIT_REPO_MISSING', `there is no Git repository at ${url}`, { facts });
+}
+
+/** The code is the same wherever it turns out. */
+export function shallowRepository(url: string): FlkError {
+  return new FlkError(
+    'FLK_GIT_SHALLOW',
+    `${url} is a shallow clone, so the revisions before one cannot be counted`,
+  );
 }

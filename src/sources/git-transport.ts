@@ -34,10 +34,10 @@ export interface RemoteOptions {
 export async function openRemote(url: string, options: RemoteOptions): Promise<GitRemote> {
   const parsed = URL.canParse(url) ? new URL(url) : undefined;
   switch (parsed?.protocol) {
-    case 'file:':
-      return overTransport(
-        await LocalTransport.open(fileURLToPath(`file://${parsed.pathname}`), options.signal),
-      );
+    case 'file:': {
+      const local = await LocalTransport.open(fileURLToPath(`file://${parsed.pathname}`), options.signal);
+      return { ...overTransport(local), countCommits: (rev) => local.countCommits(rev) };
+    }
     case 'ssh:':
     case 'git:':
       return options.program.remote(url);
@@ -85,6 +85,10 @@ class HttpRemote implements GitRemote {
         onPack(piece);
       }),
     );
+  }
+
+  countCommits(rev: string): Promise<number> {
+    return this.#either((remote) => remote.countCommits(rev));
   }
 
   async #either<T>(work: (remote: GitRemote) => Promise<T>): Promise<T> {

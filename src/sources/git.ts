@@ -23,6 +23,8 @@ export interface GitSourceOptions {
   readonly offline?: boolean | undefined;
   /** Takes no earlier answer for what a ref is, however young. */
   readonly refresh?: boolean | undefined;
+  /** Whether an unlocked reference learns how many commits lead up to its revision. Default true, as Nix 2.34 has it. */
+  readonly revCount?: boolean | undefined;
   /** Repositories asked or fetched from at once. Default 24. */
   readonly maxConnections?: number | undefined;
   /** Seconds for which a server's answer about a ref is taken again. Default 0: locking asks each time, as Nix does. */
@@ -39,6 +41,13 @@ interface Resolved {
   readonly rev: Rev;
   /** For HEAD: the branch it stands for. */
   readonly target?: string;
+}
+
+/** A reference with all that it is locked to. */
+interface Pinned {
+  readonly resolved: Resolved;
+  readonly commit: CachedCommit;
+  readonly revCount: number | undefined;
 }
 
 /** Milliseconds between two progress events of one fetch. */
@@ -70,13 +79,13 @@ export class GitSource {
   }
 
   /**
-   * As `Source.fetch`. What is locked names the ref as it was written, and HEAD's branch where none was, as Nix 2.34 does; it
-   * never counts revisions. Throws FLK_GIT_REF_MISSING, FLK_GIT_REV_GONE, FLK_GIT_REPO_MISSING, FLK_HTTP_AUTH, FLK_NETWORK,
+   * As `Source.fetch`. What is locked names the ref as it was written, HEAD's branch where none was, and the number of commits
+   * unless `shallow`, as Nix 2.34 does. A reference with a `narHash` keeps what it says. Throws FLK_GIT_REF_MISSING, FLK_GIT_REV_GONE, FLK_GIT_REPO_MISSING, FLK_HTTP_AUTH, FLK_NETWORK,
    * FLK_OFFLINE, FLK_NAR_HASH_MISMATCH, and others for servers and packs that break the rules.
    */
   async fetch(ref: GitRef): Promise<Fetched> {
     assertSupported(ref);
-    const [resolved, commit] = await this.#resolveAndFetch(ref);
+    const { resolved, commit, revCount } = await this.#resolveAndFetch(ref);
     if (ref.narHash !== undefined && ref.narHash !== commit.narHash)
       throw new FlkError(
         'FLK_NAR_HASH_MISMATCH',
@@ -93,6 +102,7 @@ export class GitSource {
         rev: resolved.rev,
         narHash: commit.narHash,
         lastModified: commit.lastModified,
+        ...(revCount === undefined ? {} : { revCount }),
       },
       tree: commit,
     };
@@ -111,20 +121,40 @@ export class GitSource {
     return answer;
   }
 
-  async #resolveAndFetch(ref: GitRef): Promise<[Resolved, CachedCommit]> {
+  async #resolveAndFetch(ref: GitRef): Promise<Pinned> {
     if (ref.rev === undefined) {
       const resolved = await this.#resolve(ref, ref.ref ?? 'HEAD');
       if (resolved === undefined) throw notHere(ref, `its ${ref.ref ?? 'HEAD'}`);
-      return [resolved, await this.#commit(ref, resolved.rev)];
+      return { resolved, ...(await this.#commitAndCount(ref, resolved.rev)) };
     }
     const { rev } = ref;
     // A lock has all it needs. A person's bare revision gets HEAD's branch beside it, as Nix has it; meanwhile the pack comes.
     const branch = ref.ref === undefined && ref.narHash === undefined;
-    const [commit, head] = await Promise.all([
-      this.#commit(ref, rev),
+    const [pinned, head] = await Promise.all([
+      this.#commitAndCount(ref, rev),
       branch ? this.#resolve(ref, 'HEAD') : undefined,
     ]);
-    return [head?.target === undefined ? { rev } : { rev, target: head.target }, commit];
+    return { resolved: head?.target === undefined ? { rev } : { rev, target: head.target }, ...pinned };
+  }
+
+  /** Both are asked for at once; where both fail, it is the tree that a person misses. */
+  async #commitAndCount(ref: GitRef, rev: Rev): Promise<Omit<Pinned, 'resolved'>> {
+    const counting = this.#revCount(ref, rev);
+    counting.catch(() => {});
+    const commit = await this.#commit(ref, rev);
+    return { commit, revCount: await counting };
+  }
+
+  /** undefined where the reference asks for no count. A history never changes, so what was counted once is known for good. */
+  async #revCount(ref: GitRef, rev: Rev): Promise<number | undefined> {
+    if (ref.narHash !== undefined || ref.revCount !== undefined) return ref.revCount;
+    if (ref.shallow || this.#options.revCount === false) return undefined;
+    const about = `revCount of ${rev}`;
+    const earlier = await this.#cache.answer<number>({ url: ref.url, about });
+    if (earlier) return earlier.answer;
+    const count = await this.#ask(ref, about, (remote) => remote.countCommits(rev));
+    if (count === undefined) throw notHere(ref, `the number of revisions before ${rev}`);
+    return count;
   }
 
   /** undefined where flk is offline and has never asked. */

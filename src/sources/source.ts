@@ -18,6 +18,8 @@ export interface SourcesOptions {
   readonly refresh?: boolean;
   /** Seconds for which an answer about a ref is young. Default 0. */
   readonly refTtl?: number;
+  /** Whether what is locked says how many commits lead up to a Git revision. Default true, as Nix has it. */
+  readonly revCount?: boolean;
   /** Requests in flight at once, over all servers. */
   readonly maxConnections?: number;
 }
