@@ -8,11 +8,12 @@ import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { FlkError } from '../base/errors.ts';
-import { arMagic, readDeb } from '../formats/archives/deb.ts';
+import { readDeb } from '../formats/archives/deb.ts';
 import { compressionOf, decompress } from '../formats/archives/decompress.ts';
 import { type ArchiveEntry, archiveError } from '../formats/archives/entry.ts';
+import { archiveKind, headLength } from '../formats/archives/kind.ts';
 import { readTar } from '../formats/archives/tar.ts';
-import { isZip, readZip } from '../formats/archives/zip.ts';
+import { readZip } from '../formats/archives/zip.ts';
 
 export interface UnpackOptions {
   /** Drop a single top folder, as most archives have one. A Debian package's tree is the file system's: it keeps its top. */
@@ -54,22 +55,15 @@ async function openArchive(
   stripRoot: boolean,
 ): Promise<{ entries: AsyncIterable<ArchiveEntry>; stripRoot: boolean }> {
   const handle = await open(file);
-  const start = Buffer.alloc(512);
-  const { bytesRead } = await handle.read(start, 0, start.length, 0);
-  if (isZip(start)) {
-    await handle.close();
-    return { entries: readZip(file), stripRoot };
-  }
+  const { buffer, bytesRead } = await handle.read(Buffer.alloc(headLength), 0, headLength, 0);
+  const head = buffer.subarray(0, bytesRead);
+  const kind = archiveKind(head);
+  if (kind === undefined || kind === 'zip') await handle.close();
+  if (kind === undefined) throw archiveError('not a tar, zip or Debian archive');
+  if (kind === 'zip') return { entries: readZip(file), stripRoot };
   const stream = handle.createReadStream({ start: 0, highWaterMark: 256 * 1024 });
-  if (start.subarray(0, arMagic.length).equals(arMagic))
-    return { entries: readDeb(stream), stripRoot: false };
-  const compression = compressionOf(start);
-  const ustar = start.toString('latin1', 257, 262) === 'ustar';
-  if (compression === 'none' && !ustar && bytesRead < start.length) {
-    stream.destroy();
-    throw archiveError('not a tar, zip or Debian archive');
-  }
-  return { entries: readTar(decompress(stream, compression)), stripRoot };
+  if (kind === 'deb') return { entries: readDeb(stream), stripRoot: false };
+  return { entries: readTar(decompress(stream, compressionOf(head)), { endOptional: true }), stripRoot };
 }
 
 /**

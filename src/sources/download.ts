@@ -1,4 +1,4 @@
-/** Downloads of single files: what `fetch` packages name by URL and pin by hash. */
+/** GET with redirects; and downloads of single files, which `fetch` packages name by URL and pin by hash. */
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import { HttpClient, type HttpResponse, statusError, withRetries } from './http.ts';
@@ -26,28 +26,61 @@ export function downloader(options: DownloaderOptions): Downloader {
     const url = webUrl(text);
     if (options.offline) throw new FlkError('FLK_OFFLINE', `${text} would have to be downloaded`);
     const client = new HttpClient({ signal });
-    const response = await withRetries(text, { reporter: options.reporter, signal }, () => open(client, url));
-    const length = response.headers['content-length'];
-    if (length !== undefined && /^\d{1,15}$/.test(length)) total?.(Number(length));
+    const { response } = await withRetries(text, { reporter: options.reporter, signal }, () =>
+      openUrl(client, { url, common: { 'user-agent': 'flk' } }),
+    );
+    const length = contentLength(response);
+    if (length !== undefined) total?.(length);
     yield* response.body;
   };
 }
 
-async function open(client: HttpClient, start: URL): Promise<HttpResponse> {
-  let url = start;
+export interface OpenRequest {
+  readonly url: URL;
+  /** For every host that redirects lead to. */
+  readonly common?: Readonly<Record<string, string>>;
+  /** For the URL's own origin alone: a redirect to another one goes without them. */
+  readonly own?: Readonly<Record<string, string>>;
+}
+
+export interface OpenedUrl {
+  readonly response: HttpResponse;
+  /** After redirects. */
+  readonly url: URL;
+}
+
+/**
+ * GETs a URL and follows redirects, never from https to http. The answer's status is 2xx, or 304 if `common` asks under a condition.
+ * Throws FLK_NETWORK, FLK_HTTP_STATUS, FLK_HTTP_AUTH, FLK_USAGE for a redirect to another kind of URL, FLK_INTERRUPTED.
+ */
+export async function openUrl(client: HttpClient, request: OpenRequest): Promise<OpenedUrl> {
+  let url = request.url;
   for (let redirects = 0; redirects <= maxRedirects; redirects++) {
-    const response = await client.send({ method: 'GET', url, headers: { 'user-agent': 'flk' } });
+    const own = url.origin === request.url.origin ? request.own : undefined;
+    const response = await client.send({ method: 'GET', url, headers: { ...request.common, ...own } });
     const { status, headers } = response;
-    if (status >= 200 && status < 300) return response;
+    if ((status >= 200 && status < 300) || status === 304) return { response, url };
     // Leaving the body's iterator early ends the connection.
     for await (const _ of response.body) break;
     if (![301, 302, 303, 307, 308].includes(status) || headers.location === undefined)
       throw statusError(url, response);
-    url = webUrl(headers.location, url);
+    const next = webUrl(headers.location, url);
+    if (url.protocol === 'https:' && next.protocol === 'http:')
+      throw new FlkError('FLK_HTTP_STATUS', `${url.host} redirects from https to http`, {
+        facts: { url: `${url.origin}${url.pathname}` },
+        hint: 'the way there would no longer be protected: name a URL that stays on https',
+      });
+    url = next;
   }
-  throw new FlkError('FLK_HTTP_STATUS', `${start.host} redirects more than ${maxRedirects} times`, {
-    facts: { url: `${start.origin}${start.pathname}` },
+  throw new FlkError('FLK_HTTP_STATUS', `${request.url.host} redirects more than ${maxRedirects} times`, {
+    facts: { url: `${request.url.origin}${request.url.pathname}` },
   });
+}
+
+/** Bytes that the server says will come. */
+export function contentLength({ headers }: Pick<HttpResponse, 'headers'>): number | undefined {
+  const text = headers['content-length'];
+  return text !== undefined && /^\d{1,15}$/.test(text) ? Number(text) : undefined;
 }
 
 function webUrl(text: string, base?: URL): URL {

@@ -4,8 +4,11 @@ import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import { type FlakeRef, type GitRef, refKey } from '../flake/flake-ref.ts';
 import type { Fetched, Source, Tag } from '../flake/source.ts';
+import { ArchiveSource } from './archive-source.ts';
 import { GitSource } from './git.ts';
+import { HttpClient } from './http.ts';
 import { fetchPath } from './path.ts';
+import { fetchCurl } from './tarball.ts';
 
 export interface SourcesOptions {
   /** Holds what was fetched, between runs and for all flakes; made when it is first needed. */
@@ -28,12 +31,18 @@ export interface SourcesOptions {
 export class Sources implements Source {
   readonly #options: SourcesOptions;
   readonly #git: GitSource;
+  readonly #archives: ArchiveSource;
   readonly #fetched = new OnceMap<string, Fetched>();
   readonly #tags = new OnceMap<string, readonly Tag[]>();
 
   constructor(options: SourcesOptions) {
     this.#options = options;
     this.#git = new GitSource(options);
+    const { signal, maxConnections } = options;
+    this.#archives = new ArchiveSource({
+      ...options,
+      client: new HttpClient({ signal, maxSockets: maxConnections }),
+    });
   }
 
   fetch(ref: FlakeRef): Promise<Fetched> {
@@ -46,11 +55,12 @@ export class Sources implements Source {
         return await this.#git.fetch(ref);
       case 'path':
         return await fetchPath(ref, this.#options);
+      case 'tarball':
+      case 'file':
+        return await fetchCurl(ref, this.#archives);
       case 'github':
       case 'gitlab':
       case 'sourcehut':
-      case 'tarball':
-      case 'file':
       case 'indirect':
         throw new FlkError('FLK_REF_UNSUPPORTED', `flk does not fetch ${ref.type} references`);
     }

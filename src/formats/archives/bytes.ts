@@ -1,5 +1,5 @@
 /** Reading a stream of chunks by exact amounts. */
-import { archiveError } from './entry.ts';
+import { ArchiveTruncated } from './entry.ts';
 
 export class ByteReader {
   readonly #source: AsyncIterator<Buffer>;
@@ -31,7 +31,7 @@ export class ByteReader {
     const whole = Buffer.alloc(size);
     let done = 0;
     while (done < size) {
-      if (!(await this.#fill())) throw archiveError(`${what} breaks off`);
+      if (!(await this.#fill())) throw new ArchiveTruncated(`${what} breaks off`);
       const part = this.#take(size - done);
       part.copy(whole, done);
       done += part.length;
@@ -43,7 +43,7 @@ export class ByteReader {
   async *chunks(size: number, what: string): AsyncGenerator<Buffer> {
     let left = size;
     while (left > 0) {
-      if (!(await this.#fill())) throw archiveError(`${what} breaks off`);
+      if (!(await this.#fill())) throw new ArchiveTruncated(`${what} breaks off`);
       const part = this.#take(left);
       left -= part.length;
       yield part;

@@ -29,7 +29,7 @@ export async function* readDeb(source: AsyncIterable<Buffer>): AsyncGenerator<Ar
       const start = await reader.exact(Math.min(size, magicLength), 'the Debian package');
       if (start === undefined) throw archiveError('the Debian package has an empty data.tar');
       const body = Readable.from(joined(start, reader.chunks(size - start.length, 'the Debian package')));
-      yield* readTar(decompress(body, compressionOf(start)));
+      yield* readTar(decompress(body, compressionOf(start)), { endOptional: true });
       return;
     }
   } finally {

@@ -3,14 +3,22 @@
  * header can claim any size; so are devices.
  */
 import { ByteReader } from './bytes.ts';
-import { type ArchiveEntry, archiveError } from './entry.ts';
+import { type ArchiveEntry, ArchiveTruncated, archiveError } from './entry.ts';
 
 const block = 512;
 /** Of a pax header or a GNU long name; real ones are below 10 kB. */
 const maxHeader = 1024 * 1024;
 
-/** Throws FLK_ARCHIVE_INVALID. */
-export async function* readTar(source: AsyncIterable<Buffer>): AsyncGenerator<ArchiveEntry> {
+export interface TarOptions {
+  /** Takes an archive that ends after an entry without the blocks of zeros, as some old writers leave it: a hash must vouch for it. */
+  readonly endOptional?: boolean;
+}
+
+/** Throws FLK_ARCHIVE_INVALID; as ArchiveTruncated where the end is missing. */
+export async function* readTar(
+  source: AsyncIterable<Buffer>,
+  options: TarOptions = {},
+): AsyncGenerator<ArchiveEntry> {
   const reader = new ByteReader(source);
   try {
     let pax: Map<string, Buffer> = new Map();
@@ -21,7 +29,8 @@ export async function* readTar(source: AsyncIterable<Buffer>): AsyncGenerator<Ar
       const header = await reader.exact(block, 'the tar archive');
       if (header === undefined) {
         if (empty) throw archiveError('the tar archive is empty');
-        return;
+        if (options.endOptional) return;
+        throw new ArchiveTruncated('the tar archive has no end');
       }
       empty = false;
       // Two blocks of zeros end an archive; what follows is padding of any length, and is still to be read from the decompressor.
@@ -47,6 +56,7 @@ export async function* readTar(source: AsyncIterable<Buffer>): AsyncGenerator<Ar
 
       const path = pax.get('path') ?? longName ?? headerPath(header);
       const target = pax.get('linkpath') ?? longLink ?? untilNul(header.subarray(157, 257));
+      const modified = pax.has('mtime') ? paxSeconds(pax.get('mtime')!) : seconds(header.subarray(136, 148));
       const sparse = [...pax.keys()].some((key) => key.startsWith('GNU.sparse'));
       pax = new Map();
       longName = undefined;
@@ -59,14 +69,15 @@ export async function* readTar(source: AsyncIterable<Buffer>): AsyncGenerator<Ar
         case '7': {
           // Before POSIX a folder was a file whose name ends in a slash.
           if (type !== '7' && path.at(-1) === 0x2f && size === 0) {
-            yield { kind: 'directory', path };
+            yield { kind: 'directory', path, modified };
             break;
           }
           const content = reader.chunks(size, `${path}`);
           yield {
             kind: 'file',
             path,
-            executable: (number(header.subarray(100, 108), 'mode') & 0o111) !== 0,
+            modified,
+            executable: (number(header.subarray(100, 108), 'mode') & 0o100) !== 0,
             content,
           };
           for await (const _ of content);
@@ -74,13 +85,13 @@ export async function* readTar(source: AsyncIterable<Buffer>): AsyncGenerator<Ar
           break;
         }
         case '1':
-          yield { kind: 'hardlink', path, target };
+          yield { kind: 'hardlink', path, modified, target };
           break;
         case '2':
-          yield { kind: 'symlink', path, target };
+          yield { kind: 'symlink', path, modified, target };
           break;
         case '5':
-          yield { kind: 'directory', path };
+          yield { kind: 'directory', path, modified };
           break;
         case '3':
         case '4':
@@ -114,6 +125,21 @@ function number(field: Buffer, what: string): number {
   const text = field.toString('latin1').replace(/\0.*$/s, '').trim();
   if (!/^[0-7]*$/.test(text)) throw archiveError(`a tar header has a ${what} that is not a number`);
   return text === '' ? 0 : Number.parseInt(text, 8);
+}
+
+/** A header's time; before 1970 it can only be written in binary. */
+function seconds(field: Buffer): number {
+  if (!(field[0]! & 0x80)) return number(field, 'time');
+  const value = BigInt.asIntN(64, field.subarray(-8).readBigInt64BE());
+  if (field[0] !== 0xff && field[0] !== 0x80) throw archiveError('a tar header has an absurd time');
+  return Number(value);
+}
+
+/** `1700000000.123456789`; fractions do not count. */
+function paxSeconds(field: Buffer): number {
+  const value = Math.floor(Number(field.toString('latin1')));
+  if (!Number.isSafeInteger(value)) throw archiveError('a pax header has an absurd time');
+  return value;
 }
 
 function decimal(field: Buffer): number {

@@ -35,15 +35,17 @@ async function* zipEntry(zip: ZipFile, entry: Entry): AsyncGenerator<ArchiveEntr
   }
   const mode = entry.versionMadeBy >>> 8 === 3 ? entry.externalFileAttributes >>> 16 : 0;
   const kind = mode & 0o170000;
+  // A Unix time where the writer recorded one; else its wall clock, which is read as this machine’s, for want of a zone.
+  const modified = Math.floor(entry.getLastModDate().getTime() / 1000);
   if (path.at(-1) === 0x2f || kind === 0o040000) {
-    yield { kind: 'directory', path };
+    yield { kind: 'directory', path, modified };
   } else if (kind === 0o120000) {
     if (entry.uncompressedSize > maxTarget) throw archiveError(`${path} is an absurdly long link`);
     const target: Buffer[] = [];
     for await (const chunk of content(zip, entry)) target.push(chunk);
-    yield { kind: 'symlink', path, target: Buffer.concat(target) };
+    yield { kind: 'symlink', path, modified, target: Buffer.concat(target) };
   } else if (kind === 0 || kind === 0o100000) {
-    yield { kind: 'file', path, executable: (mode & 0o111) !== 0, content: content(zip, entry) };
+    yield { kind: 'file', path, modified, executable: (mode & 0o100) !== 0, content: content(zip, entry) };
   } else {
     throw archiveError(`${path} is a device or a pipe`);
   }

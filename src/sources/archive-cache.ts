@@ -1,0 +1,312 @@
+/**
+ * What archives held, kept between runs: under `FOLDER/archives/trees`, for each tree the bytes of its files and, after them, what is
+ * where (`DIGEST.tree`), and what is known of it (`DIGEST.json`), DIGEST being that of its NAR hash; under `answers`, which tree a
+ * URL or a name has. Nothing in it is needed for ever and nothing is believed unchecked, so nothing is synced: an entry that a
+ * power cut damaged is found out and fetched again.
+ */
+import { createHash } from 'node:crypto';
+import { closeSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
+import { rename, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { FlkError } from '../base/errors.ts';
+import { makeFolder, withFileLock } from '../base/files.ts';
+import type { SourceTree } from '../flake/source.ts';
+import { digestOf, type NarHash, toBase16 } from '../formats/hash.ts';
+import { NarHasher, type TreeSink } from '../formats/nar.ts';
+import { subtree, tee } from '../formats/tree-sinks.ts';
+import { packTree, type ReadPieces, type TreeNode, unpackTree, walkTree } from './archive-tree.ts';
+import { readNote, unwritable, writeNote } from './notes.ts';
+import { FileContent, isManifestPath, ManifestCapture, type Manifests } from './tree-capture.ts';
+
+interface TreeFacts {
+  readonly narHash: NarHash;
+  readonly narSize: number;
+  /** Of the newest entry of the archive that the tree came from first, in seconds since 1970. */
+  readonly lastModified: number;
+  /** Bytes of files, before what tells where each lies. */
+  readonly spoolSize: number;
+  readonly indexSize: number;
+  readonly indexDigest: string;
+  readonly manifests: Manifests;
+}
+
+/** What was once found under a URL or a name. */
+export interface KeptAnswer {
+  readonly narHash: NarHash;
+  /** Seconds since 1970. */
+  readonly lastModified: number;
+  /** After redirects. */
+  readonly url: string;
+  readonly immutableUrl?: string;
+  /** For asking again whether it is still so. */
+  readonly etag?: string;
+  readonly modifiedSince?: string;
+}
+
+const sha256Hex = (text: string | Buffer): string => createHash('sha256').update(text).digest('hex');
+
+export class ArchiveCache {
+  readonly #folder: string;
+
+  /** `folder` need not exist. */
+  constructor(folder: string) {
+    this.#folder = join(folder, 'archives');
+  }
+
+  /** The tree with this hash, if it is here; an entry that looks damaged is as good as none. */
+  async tree(narHash: NarHash): Promise<CachedTree | undefined> {
+    const facts = await readNote<TreeFacts>(`${this.#treeStem(narHash)}.json`);
+    if (facts?.narHash !== narHash) return undefined;
+    const path = `${this.#treeStem(narHash)}.tree`;
+    const size = (await stat(path).catch(() => undefined))?.size;
+    if (size !== facts.spoolSize + facts.indexSize) return undefined;
+    return new CachedTree(path, facts, () => this.forget(narHash));
+  }
+
+  /** Removes a tree: the next one who wants it fetches it. */
+  async forget(narHash: NarHash): Promise<void> {
+    await rm(`${this.#treeStem(narHash)}.json`, { force: true, recursive: true });
+    await rm(`${this.#treeStem(narHash)}.tree`, { force: true, recursive: true });
+  }
+
+  /** The answer to a question (a URL with what is wanted of it, a name), and when it was given, in ms since 1970. */
+  async answer(
+    question: string,
+  ): Promise<{ readonly answer: KeptAnswer; readonly time: number } | undefined> {
+    const note = await readNote<{ about: string; answer: KeptAnswer; time: number }>(
+      this.#answerPath(question),
+    );
+    return note?.about === sha256Hex(question) ? { answer: note.answer, time: note.time } : undefined;
+  }
+
+  async keepAnswer(question: string, answer: KeptAnswer): Promise<void> {
+    // By its digest, for a URL may hold a password.
+    await writeNote(this.#answerPath(question), { about: sha256Hex(question), answer, time: Date.now() });
+  }
+
+  /** Runs `work` while no other process asks this question; `work` may write the file that it is given, and has to remove it. */
+  async whileAsking<T>(question: string, work: (scratch: string) => Promise<T>): Promise<T> {
+    await makeFolder(join(this.#folder, 'trees'));
+    // One name per question: what a killed process left is overwritten by the next.
+    const scratch = join(this.#folder, 'trees', `asked-${sha256Hex(question).slice(0, 40)}`);
+    return withFileLock(`${scratch}.lock`, () => work(scratch));
+  }
+
+  /** Keeps a spool and the tree in it: hashes it, files it under its hash. */
+  async keep(
+    spool: Spool,
+    root: TreeNode,
+    lastModified: number,
+    signal: AbortSignal | undefined,
+  ): Promise<CachedTree> {
+    const hasher = new NarHasher();
+    const capture = new ManifestCapture();
+    await walkTree(root, spool.reader(), tee(hasher, capture), signal);
+    const { narHash, narSize } = hasher.digest();
+    const stem = this.#treeStem(narHash);
+    const path = `${stem}.tree`;
+    // Two archives may hold one tree, with its files in another order.
+    return withFileLock(`${stem}.lock`, async () => {
+      const known = await this.tree(narHash);
+      if (known) return known;
+      const index = Buffer.from(packTree(root));
+      const facts: TreeFacts = {
+        narHash,
+        narSize,
+        lastModified,
+        spoolSize: spool.size,
+        indexSize: index.length,
+        indexDigest: sha256Hex(index),
+        manifests: capture.manifests,
+      };
+      spool.write(index);
+      spool.close();
+      // The note goes first and comes last: it never tells of another file than the one that lies beside it.
+      await this.forget(narHash);
+      await rename(spool.path, path).catch((error: unknown) => {
+        throw unwritable(path, error);
+      });
+      await writeNote(`${stem}.json`, facts);
+      return new CachedTree(path, facts, () => this.forget(narHash));
+    });
+  }
+
+  #treeStem(narHash: NarHash): string {
+    return join(this.#folder, 'trees', toBase16(digestOf(narHash)));
+  }
+
+  #answerPath(question: string): string {
+    return join(this.#folder, 'answers', `${sha256Hex(question).slice(0, 40)}.json`);
+  }
+}
+
+/** Bytes gathered before they are written, and read at once where they lie in a row. */
+const step = 256 * 1024;
+
+/** A file that the contents of an archive's files are appended to as they arrive. */
+export class Spool {
+  readonly path: string;
+  #fd: number | undefined;
+  #size = 0;
+  readonly #buffer = Buffer.allocUnsafeSlow(step);
+  #used = 0;
+
+  /** What is at `path` goes. Throws FLK_FILE_UNWRITABLE. */
+  constructor(path: string) {
+    this.path = path;
+    try {
+      this.#fd = openSync(path, 'w+', 0o644);
+    } catch (error) {
+      throw unwritable(path, error);
+    }
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  write(piece: Buffer): void {
+    this.#size += piece.length;
+    if (this.#used + piece.length > step) this.#flush();
+    if (piece.length >= step) this.#out(piece);
+    else this.#used += piece.copy(this.#buffer, this.#used);
+  }
+
+  /** For what was written so far. */
+  reader(): ReadPieces {
+    this.#flush();
+    return pieceReader(this.#open, this.path);
+  }
+
+  close(): void {
+    if (this.#fd === undefined) return;
+    this.#flush();
+    closeSync(this.#fd);
+    this.#fd = undefined;
+  }
+
+  /** Closes and removes it; a second time, or after it was moved away, it does nothing. */
+  async discard(): Promise<void> {
+    if (this.#fd === undefined) return;
+    closeSync(this.#fd);
+    this.#fd = undefined;
+    await rm(this.path, { force: true });
+  }
+
+  #flush(): void {
+    this.#out(this.#buffer.subarray(0, this.#used));
+    this.#used = 0;
+  }
+
+  #out(piece: Buffer): void {
+    try {
+      for (let at = 0; at < piece.length; ) at += writeSync(this.#open, piece, at);
+    } catch (error) {
+      throw unwritable(this.path, error);
+    }
+  }
+
+  get #open(): number {
+    if (this.#fd === undefined) throw new FlkError('FLK_INTERNAL', 'a spool was used after its end');
+    return this.#fd;
+  }
+}
+
+/** Reads well what lies in about the order in which it is asked for, and not too much of what does not. */
+function pieceReader(fd: number, path: string): ReadPieces {
+  const buffer = Buffer.allocUnsafeSlow(step);
+  let start = 0;
+  let end = 0;
+  const fill = (offset: number, wanted: number): void => {
+    start = offset;
+    end = offset + readSync(fd, buffer, 0, wanted, offset);
+    if (end === start) throw damaged(path);
+  };
+  return (offset, size, each) => {
+    const stop = offset + size;
+    for (let at = offset; at < stop; ) {
+      if (at < start || at >= end) {
+        const near = at >= start && at < end + step;
+        fill(at, near ? step : Math.min(step, Math.max(stop - at, 16 * 1024)));
+      }
+      const until = Math.min(stop, end);
+      each(buffer.subarray(at - start, until - start));
+      at = until;
+    }
+  };
+}
+
+function damaged(path: string, cause?: unknown): FlkError {
+  return new FlkError('FLK_ARCHIVE_INVALID', `the cached tree ${path} is damaged, and was removed`, {
+    ...(cause === undefined ? {} : { cause }),
+    hint: 'run the command again: it is fetched anew',
+  });
+}
+
+/** A tree in the cache. Each walk checks every byte again. */
+export class CachedTree implements SourceTree {
+  readonly #path: string;
+  readonly #facts: TreeFacts;
+  readonly #forget: () => Promise<void>;
+
+  constructor(path: string, facts: TreeFacts, forget: () => Promise<void>) {
+    this.#path = path;
+    this.#facts = facts;
+    this.#forget = forget;
+  }
+
+  get narHash(): NarHash {
+    return this.#facts.narHash;
+  }
+
+  get narSize(): number {
+    return this.#facts.narSize;
+  }
+
+  /** Seconds since 1970, of the archive that the tree came from first. */
+  get lastModified(): number {
+    return this.#facts.lastModified;
+  }
+
+  async readFile(path: string): Promise<Buffer | undefined> {
+    const { files, complete } = this.#facts.manifests;
+    const known = Object.hasOwn(files, path) ? files[path] : undefined;
+    if (known !== undefined) return Buffer.from(known, 'base64');
+    if (complete && isManifestPath(path)) return undefined;
+    const content = new FileContent(path);
+    await this.walk(subtree(content, path));
+    return content.bytes;
+  }
+
+  /** An entry that turns out damaged is FLK_ARCHIVE_INVALID, and removed, so that the next run fetches it again. */
+  async walk(sink: TreeSink, signal?: AbortSignal): Promise<void> {
+    let fd: number;
+    try {
+      fd = openSync(this.#path, 'r');
+    } catch (cause) {
+      throw new FlkError('FLK_ARCHIVE_INVALID', `the cached tree ${this.#path} is gone`, {
+        cause,
+        hint: 'run the command again: it is fetched anew',
+      });
+    }
+    try {
+      const hasher = new NarHasher();
+      await walkTree(this.#root(fd), pieceReader(fd, this.#path), tee(hasher, sink), signal);
+      if (hasher.digest().narHash !== this.#facts.narHash) throw damaged(this.#path);
+    } catch (error) {
+      if (error instanceof FlkError && error.code === 'FLK_ARCHIVE_INVALID') await this.#forget();
+      throw error;
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  #root(fd: number): TreeNode {
+    const { spoolSize, indexSize, indexDigest } = this.#facts;
+    if (fstatSync(fd).size !== spoolSize + indexSize) throw damaged(this.#path);
+    const index = Buffer.alloc(indexSize);
+    readSync(fd, index, 0, indexSize, spoolSize);
+    if (sha256Hex(index) !== indexDigest) throw damaged(this.#path);
+    return unpackTree(index.toString());
+  }
+}

@@ -1,0 +1,434 @@
+/**
+ * Archives and single files by URL, streamed: from the socket through decompression into one file of the cache, and from there into
+ * the NAR hash. No tree is unpacked on the way.
+ */
+import { createReadStream } from 'node:fs';
+import { rm, stat } from 'node:fs/promises';
+import { Readable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { OnceMap, throwIfAborted } from '../base/concurrency.ts';
+import { FlkError } from '../base/errors.ts';
+import { type Reporter, type Span, span } from '../base/events.ts';
+import type { SourceTree } from '../flake/source.ts';
+import { compressionOf, decompress } from '../formats/archives/decompress.ts';
+import { type ArchiveEntry, ArchiveTruncated, archiveError } from '../formats/archives/entry.ts';
+import { archiveKind, headLength } from '../formats/archives/kind.ts';
+import { readTar } from '../formats/archives/tar.ts';
+import { readZip } from '../formats/archives/zip.ts';
+import type { NarHash } from '../formats/hash.ts';
+import { ArchiveCache, type CachedTree, type KeptAnswer, Spool } from './archive-cache.ts';
+import { TreeBuilder, type TreeNode } from './archive-tree.ts';
+import { contentLength, openUrl } from './download.ts';
+import { type HttpClient, TransientError, withRetries } from './http.ts';
+
+export interface ArchiveRequest {
+  /** `https:`, `http:`, or `file:` for a file of this machine. */
+  readonly url: URL;
+  /** For this URL's origin alone. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** For messages and events: no secrets. */
+  readonly shown: string;
+  /** A name that means one tree for ever (`github:github.com/owner/repo/REV`): once here, it is not asked for again. */
+  readonly identity?: string;
+  /** `file`: the bytes as they are, as a tree of one regular file. */
+  readonly kind: 'tarball' | 'file';
+}
+
+export interface ArchiveAnswer {
+  readonly tree: SourceTree;
+  /** Of the newest entry, in seconds since 1970; 0 where none has a time, and for a single file. */
+  readonly lastModified: number;
+  /** After redirects. */
+  readonly url: URL;
+  /** Where the server says that exactly these bytes stay: `Link: <URL>; rel="immutable"`. */
+  readonly immutableUrl?: string;
+}
+
+export interface ArchiveLimits {
+  /** Of the download, and of what it unpacks to. */
+  readonly bytes: number;
+  readonly entries: number;
+  /** How many times larger than the download an unpacked archive of more than `freeBytes` may be. */
+  readonly ratio: number;
+  readonly freeBytes: number;
+}
+
+/** Text packs to a tenth; zeros to a thousandth by gzip, and to next to nothing by others. */
+const defaultLimits: ArchiveLimits = {
+  bytes: 16 * 2 ** 30,
+  entries: 1_000_000,
+  ratio: 1000,
+  freeBytes: 256 * 2 ** 20,
+};
+
+export interface ArchiveSourceOptions {
+  readonly cacheFolder: string;
+  readonly client: HttpClient;
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal;
+  /** No network: what is not in the cache is FLK_OFFLINE. */
+  readonly offline?: boolean;
+  /** Asks servers again also where the answer is young. */
+  readonly refresh?: boolean;
+  /** Seconds for which an answer is young. Default 0. */
+  readonly refTtl?: number;
+  readonly limits?: ArchiveLimits;
+}
+
+export class ArchiveSource {
+  readonly #options: ArchiveSourceOptions;
+  readonly #cache: ArchiveCache;
+  readonly #limits: ArchiveLimits;
+  readonly #asked = new OnceMap<string, ArchiveAnswer>();
+
+  constructor(options: ArchiveSourceOptions) {
+    this.#options = options;
+    this.#cache = new ArchiveCache(options.cacheFolder);
+    this.#limits = options.limits ?? defaultLimits;
+  }
+
+  /**
+   * Equal requests are answered once. Throws FLK_ARCHIVE_INVALID, FLK_LIMIT, FLK_OFFLINE, FLK_NETWORK, FLK_HTTP_STATUS, FLK_HTTP_AUTH,
+   * FLK_FILE_UNREADABLE for a `file:` URL, FLK_INTERRUPTED.
+   */
+  fetch(request: ArchiveRequest): Promise<ArchiveAnswer> {
+    const question = questionOf(request);
+    return this.#asked.get(question, () => this.#fetch(request, question));
+  }
+
+  /** A tree that is known by its NAR hash, whoever served it. */
+  byHash(narHash: NarHash): Promise<(SourceTree & { readonly lastModified: number }) | undefined> {
+    return this.#cache.tree(narHash);
+  }
+
+  async #fetch(request: ArchiveRequest, question: string): Promise<ArchiveAnswer> {
+    const asked = Date.now();
+    const known = await this.#known(request, question, asked);
+    if (known) return known;
+    const local = request.url.protocol === 'file:';
+    const { reporter, signal, offline } = this.#options;
+    if (offline && !local) throw new FlkError('FLK_OFFLINE', `${request.shown} would have to be downloaded`);
+    return span(reporter, { type: 'fetch', subject: request.shown }, (work) =>
+      this.#cache.whileAsking(question, async (scratch) => {
+        // Another process may have asked while this one waited.
+        const meanwhile = await this.#known(request, question, asked);
+        if (meanwhile) return meanwhile;
+        return withRetries(request.shown, { reporter, signal }, () =>
+          (local
+            ? this.#read(request, question, scratch, work)
+            : this.#get(request, question, scratch, work)
+          ).catch((error: unknown) => {
+            if (!(error instanceof ArchiveTruncated) || local) throw error;
+            throw new TransientError(error.code, error.message, {
+              cause: error,
+              hint: 'the server, or something on the way to it, does not send the whole archive',
+            });
+          }),
+        );
+      }),
+    );
+  }
+
+  /** What needs no request. */
+  async #known(request: ArchiveRequest, question: string, asked: number): Promise<ArchiveAnswer | undefined> {
+    if (request.url.protocol === 'file:') return undefined;
+    const kept = await this.#cache.answer(question);
+    if (!kept) return undefined;
+    const { offline, refresh, refTtl = 0 } = this.#options;
+    const young = kept.time >= asked || (!refresh && Date.now() - kept.time < refTtl * 1000);
+    if (request.identity === undefined && !young && !offline) return undefined;
+    return this.#opened(kept.answer);
+  }
+
+  async #opened(answer: KeptAnswer): Promise<ArchiveAnswer | undefined> {
+    const tree = await this.#cache.tree(answer.narHash);
+    return tree && answerOf(tree, answer);
+  }
+
+  async #get(request: ArchiveRequest, question: string, scratch: string, work: Span): Promise<ArchiveAnswer> {
+    const kept = await this.#cache.answer(question);
+    const before = kept && (await this.#opened(kept.answer));
+    const conditions = before ? conditionsOf(kept.answer) : {};
+    const { response, url } = await openUrl(this.#options.client, {
+      url: request.url,
+      common: { 'accept-encoding': 'identity', ...conditions },
+      ...(request.headers ? { own: request.headers } : {}),
+    });
+    const { headers, status } = response;
+    if (status === 304) {
+      for await (const _ of response.body);
+      if (!before || !kept)
+        throw new FlkError('FLK_HTTP_STATUS', `${url.host} answers 304 to a question without a condition`);
+      await this.#cache.keepAnswer(question, kept.answer);
+      work.cached();
+      return before;
+    }
+    const total = contentLength(response);
+    const { tree, lastModified } = await this.#take(request, scratch, response.body, {
+      encoding: headers['content-encoding'],
+      progress: (bytes) => work.progress(bytes, total, 'bytes'),
+    });
+    const immutableUrl = immutableLink(headers.link);
+    const answer: KeptAnswer = {
+      narHash: tree.narHash,
+      lastModified,
+      url: url.href,
+      ...(immutableUrl === undefined ? {} : { immutableUrl }),
+      ...(headers.etag === undefined ? {} : { etag: headers.etag }),
+      ...(headers['last-modified'] === undefined ? {} : { modifiedSince: headers['last-modified'] }),
+    };
+    await this.#cache.keepAnswer(question, answer);
+    return answerOf(tree, answer);
+  }
+
+  /** A file of this machine: read again when it is another one, or was written to. */
+  async #read(
+    request: ArchiveRequest,
+    question: string,
+    scratch: string,
+    work: Span,
+  ): Promise<ArchiveAnswer> {
+    const { url, shown } = request;
+    const path = fileURLToPath(url);
+    const info = await stat(path, { bigint: true }).catch((cause: unknown) => {
+      throw new FlkError('FLK_FILE_UNREADABLE', `cannot read ${path}`, { cause });
+    });
+    if (!info.isFile())
+      throw new FlkError(
+        'FLK_FILE_UNREADABLE',
+        `${shown} is no archive, but a ${info.isDirectory() ? 'folder' : 'special file'}`,
+        {
+          hint: 'for a folder write path:, for a Git repository git+file:',
+        },
+      );
+    const etag = [info.dev, info.ino, info.size, info.mtimeNs, info.ctimeNs].join(' ');
+    const kept = await this.#cache.answer(question);
+    const before = kept?.answer.etag === etag ? await this.#opened(kept.answer) : undefined;
+    if (before) {
+      work.cached();
+      return before;
+    }
+    const { tree, lastModified } = await this.#take(
+      request,
+      scratch,
+      createReadStream(path, { highWaterMark: 256 * 1024 }),
+      { encoding: undefined, progress: (bytes) => work.progress(bytes, Number(info.size), 'bytes') },
+    );
+    const answer: KeptAnswer = { narHash: tree.narHash, lastModified, url: url.href, etag };
+    await this.#cache.keepAnswer(question, answer);
+    return answerOf(tree, answer);
+  }
+
+  /** Takes in a body, whatever it is packed with. */
+  async #take(
+    request: ArchiveRequest,
+    scratch: string,
+    body: AsyncIterable<Buffer>,
+    about: { readonly encoding: string | undefined; progress(bytes: number): void },
+  ): Promise<{ tree: CachedTree; lastModified: number }> {
+    const meter = new Meter(this.#limits, this.#options.signal, about.progress);
+    const spool = new Spool(`${scratch}.tree`);
+    try {
+      const plain = withoutEncoding(meter.received(body), about.encoding);
+      const { root, lastModified } =
+        request.kind === 'file'
+          ? { root: await spoolFile(meter.unpacked(plain), spool, false), lastModified: 0 }
+          : await this.#unpack(plain, `${scratch}.zip`, spool, meter);
+      const tree = await this.#cache.keep(spool, root, lastModified, this.#options.signal);
+      return { tree, lastModified };
+    } finally {
+      await spool.discard();
+    }
+  }
+
+  async #unpack(
+    body: AsyncIterable<Buffer>,
+    scratch: string,
+    spool: Spool,
+    meter: Meter,
+  ): Promise<{ root: TreeNode; lastModified: number }> {
+    const { head, whole } = await peek(body, headLength);
+    switch (archiveKind(head)) {
+      case 'tar': {
+        const plain = decompress(Readable.from(whole), compressionOf(head));
+        return build(readTar(meter.unpacked(plain)), spool, this.#limits, (content) => content);
+      }
+      case 'zip': {
+        // What a zip archive holds is written at its end.
+        const file = new Spool(scratch);
+        try {
+          await spoolFile(whole, file, false);
+          file.close();
+          return await build(readZip(scratch), spool, this.#limits, (content) => meter.unpacked(content));
+        } finally {
+          await file.discard();
+          await rm(scratch, { force: true });
+        }
+      }
+      case 'deb':
+      case undefined:
+        throw archiveError('neither a tar nor a zip archive');
+    }
+  }
+}
+
+/** One text per thing that can be asked. */
+function questionOf({ kind, url, identity }: ArchiveRequest): string {
+  return identity === undefined ? `${kind} ${url.href}` : `${kind} as ${identity}`;
+}
+
+function answerOf(tree: CachedTree, answer: KeptAnswer): ArchiveAnswer {
+  return {
+    tree,
+    lastModified: answer.lastModified,
+    url: new URL(answer.url),
+    ...(answer.immutableUrl === undefined ? {} : { immutableUrl: answer.immutableUrl }),
+  };
+}
+
+function conditionsOf({ etag, modifiedSince }: KeptAnswer): Record<string, string> {
+  if (etag !== undefined) return { 'if-none-match': etag };
+  return modifiedSince === undefined ? {} : { 'if-modified-since': modifiedSince };
+}
+
+/** `<URL>; rel="immutable"` among the links of a header. */
+function immutableLink(header: string | string[] | undefined): string | undefined {
+  const text = Array.isArray(header) ? header.join(', ') : (header ?? '');
+  return /<([^<>]{1,4096})>\s*;[^<>]*\brel\s*=\s*"?immutable\b/.exec(text)?.[1];
+}
+
+/** Appends one file's bytes. */
+async function spoolFile(
+  content: AsyncIterable<Buffer>,
+  spool: Spool,
+  executable: boolean,
+): Promise<TreeNode> {
+  const offset = spool.size;
+  for await (const piece of content) spool.write(piece);
+  return { kind: 'file', offset, size: spool.size - offset, executable };
+}
+
+async function build(
+  entries: AsyncIterable<ArchiveEntry>,
+  spool: Spool,
+  limits: ArchiveLimits,
+  counted: (content: AsyncIterable<Buffer>) => AsyncIterable<Buffer>,
+): Promise<{ root: TreeNode; lastModified: number }> {
+  const tree = new TreeBuilder(limits);
+  let lastModified = 0;
+  for await (const entry of entries) {
+    lastModified = Math.max(lastModified, entry.modified);
+    switch (entry.kind) {
+      case 'directory':
+        tree.directory(entry.path);
+        break;
+      case 'file': {
+        const offset = spool.size;
+        for await (const piece of counted(entry.content)) spool.write(piece);
+        const size = spool.size - offset;
+        tree.file(entry.path, { kind: 'file', offset, size, executable: entry.executable });
+        break;
+      }
+      case 'symlink':
+        tree.symlink(entry.path, entry.target);
+        break;
+      case 'hardlink':
+        tree.hardlink(entry.path, entry.target);
+    }
+  }
+  return { root: tree.root(), lastModified };
+}
+
+/** Counts what comes in and what it unpacks to, and stops both at the limits. */
+class Meter {
+  readonly #limits: ArchiveLimits;
+  readonly #signal: AbortSignal | undefined;
+  readonly #progress: (bytes: number) => void;
+  #in = 0;
+  #out = 0;
+
+  constructor(limits: ArchiveLimits, signal: AbortSignal | undefined, progress: (bytes: number) => void) {
+    this.#limits = limits;
+    this.#signal = signal;
+    this.#progress = progress;
+  }
+
+  async *received(body: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    for await (const piece of body) {
+      throwIfAborted(this.#signal);
+      this.#in += piece.length;
+      if (this.#in > this.#limits.bytes)
+        throw new FlkError('FLK_LIMIT', `the download has more than ${this.#limits.bytes} bytes`);
+      this.#progress(this.#in);
+      yield piece;
+    }
+  }
+
+  async *unpacked(content: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+    const { bytes, ratio, freeBytes } = this.#limits;
+    for await (const piece of content) {
+      throwIfAborted(this.#signal);
+      this.#out += piece.length;
+      if (this.#out > bytes)
+        throw new FlkError('FLK_LIMIT', `the archive unpacks to more than ${bytes} bytes`);
+      if (this.#out > freeBytes && this.#out > ratio * this.#in)
+        throw new FlkError('FLK_LIMIT', `the archive unpacks to more than ${ratio} times its size`, {
+          facts: { packed: String(this.#in), unpacked: String(this.#out) },
+        });
+      yield piece;
+    }
+  }
+}
+
+/** Takes off what a server has packed the body with on its own account. */
+function withoutEncoding(body: AsyncIterable<Buffer>, encoding: string | undefined): AsyncIterable<Buffer> {
+  switch (encoding?.trim().toLowerCase()) {
+    case undefined:
+    case '':
+    case 'identity':
+      return body;
+    case 'gzip':
+    case 'x-gzip':
+      return decompress(Readable.from(body), 'gzip');
+    case 'zstd':
+      return decompress(Readable.from(body), 'zstd');
+    default:
+      throw new FlkError(
+        'FLK_HTTP_STATUS',
+        `the server sends a content encoding nobody asked for: ${encoding}`,
+      );
+  }
+}
+
+/** The first `length` bytes, or all if there are fewer, and the whole body again. */
+async function peek(
+  body: AsyncIterable<Buffer>,
+  length: number,
+): Promise<{ readonly head: Buffer; readonly whole: AsyncGenerator<Buffer> }> {
+  const pieces = body[Symbol.asyncIterator]();
+  const first: Buffer[] = [];
+  let size = 0;
+  let ended = false;
+  while (size < length && !ended) {
+    const next = await pieces.next();
+    if (next.done) ended = true;
+    else {
+      first.push(next.value);
+      size += next.value.length;
+    }
+  }
+  const head = Buffer.concat(first);
+  async function* whole(): AsyncGenerator<Buffer> {
+    try {
+      yield head;
+      for (;;) {
+        const next = await pieces.next();
+        if (next.done) return;
+        yield next.value;
+      }
+    } finally {
+      await pieces.return?.();
+    }
+  }
+  return { head: head.subarray(0, length), whole: whole() };
+}

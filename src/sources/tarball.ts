@@ -1,0 +1,59 @@
+/** `tarball` and `file` references: an archive without its top folder, or one file, from a server or from this machine. */
+import { pathToFileURL } from 'node:url';
+import { FlkError, redactUrls } from '../base/errors.ts';
+import { type CurlRef, parseFlakeRef } from '../flake/flake-ref.ts';
+import type { Fetched, SourceTree } from '../flake/source.ts';
+import type { NarHash } from '../formats/hash.ts';
+import type { ArchiveSource } from './archive-source.ts';
+
+/**
+ * What a lock says of it is what Nix 2.34 says: of an archive its hash, the time of its newest entry unless that is 1970, and where
+ * the server names an immutable URL, that one with what it tells in its query; of a file nothing but its hash.
+ * Throws as `ArchiveSource.fetch`, and FLK_NAR_HASH_MISMATCH.
+ */
+export async function fetchCurl(ref: CurlRef, archives: ArchiveSource): Promise<Fetched> {
+  const shown = redactUrls(ref.url);
+  // As a lock has it: nothing about it is left to ask. What a person has written (a hash, but no time) may still become an immutable URL.
+  if (ref.narHash !== undefined && (ref.type === 'file' || ref.lastModified !== undefined)) {
+    const tree = await archives.byHash(ref.narHash);
+    if (tree) return { locked: ref, tree };
+  }
+  const answer = await archives.fetch({ url: urlOf(ref), shown, kind: ref.type });
+  const { tree } = answer;
+  verify(shown, tree, ref.narHash);
+  if (ref.type === 'file') return { locked: { ...ref, narHash: tree.narHash }, tree };
+  const pinned = answer.immutableUrl === undefined ? ref : immutableRef(ref, answer.immutableUrl, tree);
+  const lastModified = pinned.lastModified ?? (answer.lastModified > 0 ? answer.lastModified : undefined);
+  return {
+    locked: { ...pinned, narHash: tree.narHash, ...(lastModified === undefined ? {} : { lastModified }) },
+    tree,
+  };
+}
+
+function urlOf(ref: CurlRef): URL {
+  if (ref.url.startsWith('/')) return pathToFileURL(ref.url);
+  const url = URL.canParse(ref.url) ? new URL(ref.url) : undefined;
+  if (url && /^(https?|file):$/.test(url.protocol)) return url;
+  throw new FlkError('FLK_REF_UNSUPPORTED', `${redactUrls(ref.url)} is no http, https or file URL`);
+}
+
+/** The reference that a server offers in place of the one that was asked for. */
+function immutableRef(ref: CurlRef, url: string, tree: SourceTree): CurlRef {
+  const shown = redactUrls(url);
+  const pinned = parseFlakeRef(url);
+  if (pinned.type !== 'tarball')
+    throw new FlkError('FLK_REF_UNSUPPORTED', `${redactUrls(ref.url)} names ${shown} as its immutable URL`, {
+      facts: { found: pinned.type, wanted: 'tarball' },
+      hint: 'the server’s Link header must lead to an archive',
+    });
+  verify(shown, tree, pinned.narHash);
+  const { dir: _, ...rest } = pinned;
+  return ref.dir === undefined ? rest : { ...rest, dir: ref.dir };
+}
+
+function verify(shown: string, tree: SourceTree, wanted: NarHash | undefined): void {
+  if (wanted !== undefined && wanted !== tree.narHash)
+    throw new FlkError('FLK_NAR_HASH_MISMATCH', `${shown} is not what was locked`, {
+      facts: { wanted, found: tree.narHash },
+    });
+}
