@@ -106,7 +106,9 @@ export class Context {
 
   /** Whether flake.lock must stay as it is: asked for, or because a CI job that builds must not choose its inputs itself. */
   get locked(): boolean {
-    return this.flags.frozen || (this.flags.locked ?? this.lockedByCi);
+    return (
+      this.flags.frozen || this.flags['no-update-lock-file'] || (this.flags.locked ?? this.lockedByCi)
+    );
   }
 
   /** Whether only `CI=true` says so. */

@@ -6,9 +6,15 @@ import type { SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { version } from '../base/version.ts';
 import { type FlakeRef, type GitRef, parseFlakeRef, printFlakeRef, type Rev } from '../flake/flake-ref.ts';
-import type { Manifest } from '../flake/manifest.ts';
+import type { FlakeManifest, Manifest } from '../flake/manifest-model.ts';
 import type { SourceTree } from '../flake/source.ts';
-import { type LocalFlake, openLocalFlake } from '../sources/local-flake.ts';
+import {
+  chooseManifest,
+  type GitFlags,
+  type ManifestName,
+  manifestNames,
+  openLocalFlake,
+} from '../sources/local-flake.ts';
 import { findRepository } from '../sources/worktree.ts';
 import type { Context } from './context.ts';
 
@@ -26,8 +32,11 @@ export interface FlakeTree {
 export interface Flake {
   /** As it was asked for, whole: `git+file:///repo?dir=sub`. */
   readonly ref: FlakeRef;
+  /** What the registries made of it, where it is a name. */
+  readonly resolved?: FlakeRef;
   /** Where the manifest lies below the tree's root; '' for the root. */
   readonly dir: string;
+  readonly manifestName: ManifestName;
   readonly manifestFile: SourceFile;
   readonly lockText?: string;
   /** Where the manifest may be written, and flake.lock below; undefined as there. */
@@ -38,6 +47,8 @@ export interface Flake {
   assertTracked(): Promise<void>;
   /** Makes Git know a new flake.lock. */
   trackLock(): Promise<void>;
+  /** Commits flake.lock alone, and gives the new revision; undefined where there is none. */
+  commitLock(message: string): Promise<Rev | undefined>;
   /** The same answer each time. */
   tree(): Promise<FlakeTree>;
 }
@@ -47,26 +58,89 @@ export interface Flake {
  * Throws as `parseFlakeRef`, `openLocalFlake` and `Source.fetch` do, and FLK_MANIFEST_MISSING.
  */
 export async function openFlake(context: Context, text: string): Promise<Flake> {
-  if (/^[./]/.test(text) && !/[?#]/.test(text)) return fromLocal(await openLocal(context, text));
-  const ref = parseFlakeRef(text, { relativeTo: context.cwd });
+  const bare = barePath(context, text);
+  // A path alone is looked for upwards; whatever says more says where the flake is.
+  if (bare?.query === '') return await openLocal(context, bare.folder);
+  const ref = bare ? refOfPath(bare) : parseFlakeRef(text, { relativeTo: context.cwd });
   const folder = workingTree(ref);
-  if (folder !== undefined) {
-    const local = await openLocal(context, folder);
-    // A path is looked for upwards; a URL says where the flake is.
-    if (local.folder !== realpathSync(folder))
-      throw new FlkError('FLK_MANIFEST_MISSING', `${printFlakeRef(ref)} has no flake.yaml`);
-    return fromLocal(local);
-  }
-  return await openFetched(context, ref);
+  if (folder === undefined) return await openFetched(context, ref);
+  const flake = await openLocal(context, folder, gitFlagsOf(ref));
+  if (flake.folder !== realpathSync(folder))
+    throw new FlkError('FLK_MANIFEST_MISSING', `${printFlakeRef(ref)} has no ${wantedNames(context)}`);
+  return flake;
 }
 
-async function openLocal(context: Context, folder: string): Promise<LocalFlake> {
-  return await openLocalFlake(resolve(context.cwd, folder), {
+interface BarePath {
+  /** Absolute. */
+  readonly folder: string;
+  /** What stands after `?`. */
+  readonly query: string;
+}
+
+/** A path as people write it, without `path:`; also a folder whose name could be nothing else (`my.flake`), as in Nix. */
+function barePath(context: Context, text: string): BarePath | undefined {
+  const [, path = '', query = ''] = /^([^?]*)\??(.*)$/s.exec(text)!;
+  const folder = resolve(context.cwd, path);
+  if (/^[./]/.test(text)) return { folder, query };
+  const hasMeaning = /^[A-Za-z][A-Za-z0-9+.-]*:|^[A-Za-z][A-Za-z0-9_-]*(\/|$)|#/.test(text);
+  return text !== '' && !hasMeaning && existsSync(folder) ? { folder, query } : undefined;
+}
+
+/** A path in a Git repository means that repository, as it does for Nix. */
+function refOfPath({ folder, query }: BarePath): FlakeRef {
+  // The way up goes over what is really there.
+  const real = existsSync(folder) ? realpathSync(folder) : folder;
+  const repository = findRepository(real);
+  const url = `${repository === undefined ? 'path:' : 'git+'}${pathToFileURL(repository ?? real).href}`;
+  const ref = parseFlakeRef(`${url.replace(/^path:file:\/\//, 'path:')}${query === '' ? '' : `?${query}`}`);
+  const dir = repository === undefined ? '' : relative(repository, real);
+  return dir === '' ? ref : { ...ref, dir: posix.join(dir, ref.dir ?? '') };
+}
+
+async function openLocal(
+  context: Context,
+  folder: string,
+  flags: GitFlags = {},
+): Promise<Flake & { readonly folder: string }> {
+  const local = await openLocalFlake(folder, {
     reporter: context.reporter,
     signal: context.signal,
+    ...(context.flags.manifest === undefined ? {} : { manifest: chosenManifest(context.flags.manifest) }),
     source: { fetch: async (ref) => await (await context.sources()).fetch(ref) },
+    flags,
   });
+  const { ref, dir, manifestName, lockText, lockPath } = local;
+  let tree: Promise<FlakeTree> | undefined;
+  return {
+    ref,
+    dir,
+    folder: local.folder,
+    manifestName,
+    manifestFile: local.manifest,
+    ...(lockText === undefined ? {} : { lockText }),
+    manifestPath: join(local.folder, manifestName),
+    lockPath,
+    assertTracked: () => local.assertTracked(),
+    trackLock: () => local.trackLock(),
+    commitLock: (message) => local.commitLock(message),
+    tree: () => {
+      tree ??= readManifest({ manifestFile: local.manifest }).then(({ self }) => local.tree(self));
+      return tree;
+    },
+  };
 }
+
+/** Throws FLK_USAGE for a `--manifest` that is none. */
+function chosenManifest(flag: string): ManifestName {
+  const name = manifestNames.find((name) => name === flag || `./${name}` === flag);
+  if (name === undefined)
+    throw new FlkError('FLK_USAGE', `--manifest is ${manifestNames.join(' or ')}, not '${flag}'`, {
+      hint: 'name the folder as the flake, and only the file with --manifest',
+    });
+  return name;
+}
+
+const wantedNames = (context: Context): string => context.flags.manifest ?? manifestNames.join(' or ');
 
 /** Without a ref or rev, a repository on this machine means its working tree, changes and all, as it does for Nix. */
 function workingTree(ref: FlakeRef): string | undefined {
@@ -78,34 +152,34 @@ function workingTree(ref: FlakeRef): string | undefined {
 
 const isFileUrl = (ref: GitRef): boolean => /^file:\/\//.test(ref.url);
 
-function fromLocal(local: LocalFlake): Flake {
-  return {
-    ref: local.ref,
-    dir: local.dir,
-    manifestFile: local.manifest,
-    ...(local.lockText === undefined ? {} : { lockText: local.lockText }),
-    manifestPath: join(local.folder, 'flake.yaml'),
-    lockPath: local.lockPath,
-    assertTracked: () => local.assertTracked(),
-    trackLock: () => local.trackLock(),
-    tree: () => local.tree(),
-  };
+function gitFlagsOf(ref: FlakeRef): GitFlags {
+  if (ref.type !== 'git') return {};
+  const { submodules, lfs, shallow, exportIgnore, allRefs } = ref;
+  return Object.fromEntries(
+    Object.entries({ submodules, lfs, shallow, exportIgnore, allRefs }).filter(([, value]) => value === true),
+  );
 }
 
 async function openFetched(context: Context, ref: FlakeRef): Promise<Flake> {
   const { decodeManifest } = await import('../flake/manifest.ts');
-  const { locked, tree } = await (await context.sources()).fetch(ref);
-  const dir = ref.dir ?? '';
+  const { locked, resolved, tree } = await (await context.sources()).fetch(ref, 'all');
+  // A registry may add a folder.
+  const dir = locked.dir ?? '';
   const read = async (name: string): Promise<Buffer | undefined> =>
     await tree.readFile(posix.join(dir, name));
-  const [manifest, lock] = await Promise.all([read('flake.yaml'), read('flake.lock')]);
   const shown = printFlakeRef(ref);
-  if (!manifest) {
-    const nix = (await read('flake.nix')) !== undefined;
-    throw new FlkError('FLK_MANIFEST_MISSING', `${shown} has no flake.yaml`, {
-      hint: nix ? 'it has a flake.nix: as an input it gives its source' : 'as an input it takes flake: false',
+  const wanted =
+    context.flags.manifest === undefined ? manifestNames : [chosenManifest(context.flags.manifest)];
+  const [lock, ...manifests] = await Promise.all([read('flake.lock'), ...wanted.map(read)]);
+  const manifestName = chooseManifest(
+    wanted.filter((_, index) => manifests[index] !== undefined),
+    shown,
+  );
+  const manifest = manifests.find((bytes) => bytes !== undefined);
+  if (manifestName === undefined || manifest === undefined)
+    throw new FlkError('FLK_MANIFEST_MISSING', `${shown} has no ${wantedNames(context)}`, {
+      hint: 'as an input it takes flake: false',
     });
-  }
   const whole: FlakeTree = {
     tree,
     locked,
@@ -115,36 +189,55 @@ async function openFetched(context: Context, ref: FlakeRef): Promise<Flake> {
   };
   return {
     ref,
+    ...(resolved === undefined ? {} : { resolved }),
     dir,
-    manifestFile: decodeManifest(`${shown}/flake.yaml`, manifest),
+    manifestName,
+    manifestFile: decodeManifest(`${shown}/${manifestName}`, manifest),
     ...(lock === undefined ? {} : { lockText: lock.toString() }),
     // A path: reference is a folder whatever Git says of it; its lock is written there.
     ...(ref.type === 'path'
-      ? { manifestPath: join(ref.path, dir, 'flake.yaml'), lockPath: join(ref.path, dir, 'flake.lock') }
+      ? { manifestPath: join(ref.path, dir, manifestName), lockPath: join(ref.path, dir, 'flake.lock') }
       : {}),
     assertTracked: async () => {},
     trackLock: async () => {},
+    commitLock: async () => undefined,
     tree: async () => whole,
   };
 }
 
 /** Throws FLK_MANIFEST_INVALID and FLK_MANIFEST_VERSION. */
-export async function readManifest(flake: Pick<Flake, 'manifestFile'>): Promise<Manifest> {
+export async function readManifest(flake: Pick<Flake, 'manifestFile'>): Promise<FlakeManifest> {
   return await manifestReader(flake.manifestFile);
 }
 
-/** Reads any manifest as this version of flk does. */
-export async function manifestReader(file: SourceFile): Promise<Manifest> {
+/** Reads any manifest as this version of flk does; its file's name says in which language it is. */
+export async function manifestReader(file: SourceFile): Promise<FlakeManifest> {
+  if (file.path === 'flake.nix' || file.path.endsWith('/flake.nix')) {
+    const { parseFlakeNix } = await import('../flake/nix-inputs.ts');
+    return parseFlakeNix(file);
+  }
+  return await yamlReader(file);
+}
+
+async function yamlReader(file: SourceFile): Promise<Manifest> {
   const { parseManifest } = await import('../flake/manifest.ts');
   return parseManifest(file, { flkVersion: version });
 }
 
-/** A reference on the command line: a path in a Git repository means that repository, as it does for Nix. */
+/** The manifest where packages are wanted of it. Throws FLK_PACKAGE_INVALID for a flake.nix. */
+export async function readPackages(
+  flake: Pick<Flake, 'manifestFile' | 'manifestName' | 'ref'>,
+): Promise<Manifest> {
+  if (flake.manifestName === 'flake.yaml') return await yamlReader(flake.manifestFile);
+  throw new FlkError(
+    'FLK_PACKAGE_INVALID',
+    `the packages of ${flake.manifestFile.path} are written in the Nix language, which flk does not run`,
+    { hint: 'nix build builds them; flk lock, update and metadata work on this flake' },
+  );
+}
+
+/** A reference on the command line, which need not be a flake: a path in a Git repository means that repository, as it does for Nix. */
 export function refFromArgument(context: Context, text: string): FlakeRef {
-  const ref = parseFlakeRef(text, { relativeTo: context.cwd });
-  if (ref.type !== 'path' || !/^[./]/.test(text)) return ref;
-  const repository = findRepository(ref.path);
-  if (repository === undefined) return ref;
-  const dir = posix.join(relative(repository, ref.path), ref.dir ?? '').replace(/^\.$|\/$/g, '');
-  return { type: 'git', url: pathToFileURL(repository).href, ...(dir === '' ? {} : { dir }) };
+  const bare = barePath(context, text);
+  return bare ? refOfPath(bare) : parseFlakeRef(text, { relativeTo: context.cwd });
 }

@@ -1,13 +1,16 @@
 /** Locking as commands do it: the lock that a flake has or should have, whether it may change, and how it is written. */
 import { createHash } from 'node:crypto';
-import { join, relative } from 'node:path';
+import { join, posix, relative, resolve } from 'node:path';
 import { FlkError } from '../base/errors.ts';
-import { makeFolder, withFileLock, writeFileAtomic } from '../base/files.ts';
+import { makeFolder, readFileIfExists, withFileLock, writeFileAtomic } from '../base/files.ts';
 import type { FlakeRef } from '../flake/flake-ref.ts';
+import { printInputPath } from '../flake/graph.ts';
 import type { StaleReason } from '../flake/lock-check.ts';
 import { emptyLock, type LockFile, parseLockFile, printLockFile } from '../flake/lock-file.ts';
-import type { InputPath, Manifest } from '../flake/manifest.ts';
+import type { FlakeManifest } from '../flake/manifest-model.ts';
+import { type InputPath, inputNamePattern } from '../flake/package-ref.ts';
 import { cleanText } from '../report/text.ts';
+import { hasGit, quote } from '../sources/worktree.ts';
 import type { Context } from './context.ts';
 import { type Flake, manifestReader, openFlake, readManifest, refFromArgument } from './flake.ts';
 
@@ -20,7 +23,7 @@ export interface Locked {
 }
 
 export interface LockRequest {
-  /** Inputs to move; default none. */
+  /** Inputs to move; default: those that `--update-input` names. */
   readonly update?: 'all' | readonly InputPath[];
 }
 
@@ -31,18 +34,21 @@ export interface LockRequest {
 export async function lockFlake(
   context: Context,
   flake: Flake,
-  manifest: Manifest,
+  manifest: FlakeManifest,
   request: LockRequest = {},
 ): Promise<Locked> {
-  const previous = previousLock(context, flake);
+  const previous = await previousLock(context, flake);
+  const update = request.update ?? namedUpdates(context);
+  const anew = context.flags['recreate-lock-file'];
   const reasons =
-    request.update === undefined
+    update === undefined && !anew
       ? (await checkStaleness(context, flake, manifest, previous)).reasons
       : undefined;
   if (reasons?.length === 0) return { lock: previous ?? emptyLock, previous, changed: false };
   // Whether an input's own manifest still says the same can only be told by looking.
   const mayBeCurrent = reasons?.every(({ kind }) => kind === 'unread') ?? true;
-  if (reasons && context.locked && !mayBeCurrent) throw staleError(flake, previous, reasons);
+  const fixed = context.locked && writesLock(context);
+  if (reasons && fixed && !mayBeCurrent) throw staleError(context, flake, previous, reasons);
   await flake.assertTracked();
   const [{ lock }, source, overrides] = await Promise.all([
     import('../flake/locker.ts'),
@@ -51,22 +57,60 @@ export async function lockFlake(
   ]);
   const locked = await lock({
     manifest,
-    previous,
+    previous: anew ? undefined : previous,
     source,
     readManifest: manifestReader,
     readRelative: async (path) => await (await flake.tree()).tree.readFile(path),
     rootDir: flake.dir,
     overrides,
     reporter: context.reporter,
-    ...(request.update === undefined ? {} : { update: request.update }),
+    ...(update === undefined ? {} : { update }),
+    ...(context.flags.deep ? { deep: true } : {}),
   });
-  const changed = printLockFile(locked) !== (flake.lockText ?? printLockFile(emptyLock));
-  if (changed && context.locked) throw staleError(flake, previous, reasons ?? []);
+  const changed = printLockFile(locked) !== writtenLock(context, flake, manifest, previous);
+  if (changed && fixed)
+    throw staleError(context, flake, previous, reasons ?? [], await changeList(previous, locked));
   return { lock: locked, previous, changed };
 }
 
-/** Throws FLK_LOCK_INVALID and FLK_LOCK_CONFLICT. */
-export function previousLock(context: Context, flake: Flake): LockFile | undefined {
+/** `--update-input`. */
+function namedUpdates(context: Context): readonly InputPath[] | undefined {
+  const named = context.flags['update-input'];
+  return named.length === 0 ? undefined : named.map(inputPath);
+}
+
+/**
+ * What a new lock is held against. flake.yaml's lock is written where a byte is different; that of flake.nix, as Nix does, only
+ * where it says something else.
+ */
+function writtenLock(
+  context: Context,
+  flake: Flake,
+  { kind }: FlakeManifest,
+  previous: LockFile | undefined,
+): string {
+  const asItIs = kind === 'yaml' && context.flags['reference-lock-file'] === undefined;
+  return (asItIs ? flake.lockText : undefined) ?? printLockFile(previous ?? emptyLock);
+}
+
+/** `greet/base` from the command line. Throws FLK_USAGE. */
+export function inputPath(text: string): InputPath {
+  // As Nix does: a slash too many is none.
+  const path = text.split('/').filter((name) => name !== '');
+  const wrong = path.find((name) => !inputNamePattern.test(name));
+  if (path.length > 0 && wrong === undefined) return path;
+  throw new FlkError('FLK_USAGE', `'${text}' is not the path of an input`, {
+    hint: 'names with slashes between them: greet, greet/base',
+  });
+}
+
+/** `--reference-lock-file`, else the flake's own flake.lock. Throws FLK_LOCK_INVALID and FLK_LOCK_CONFLICT. */
+export async function previousLock(context: Context, flake: Flake): Promise<LockFile | undefined> {
+  const reference = context.flags['reference-lock-file'];
+  if (reference !== undefined) {
+    const bytes = await readFileIfExists(resolve(context.cwd, reference));
+    return bytes === undefined ? undefined : parseLockFile({ path: reference, text: bytes.toString() });
+  }
   if (flake.lockText === undefined) return undefined;
   return parseLockFile({ path: lockName(context, flake), text: flake.lockText });
 }
@@ -82,7 +126,7 @@ export interface Staleness {
 export async function checkStaleness(
   context: Context,
   flake: Flake,
-  manifest: Manifest,
+  manifest: FlakeManifest,
   previous: LockFile | undefined,
 ): Promise<Staleness> {
   const { checkLock } = await import('../flake/lock-check.ts');
@@ -103,21 +147,35 @@ export async function checkStaleness(
   return { reasons, selfContained };
 }
 
-/** Every reason with its place in the manifest; what has none any more is told as a fact. */
+/**
+ * Every reason with its place in the manifest; what has none any more is told as a fact, and, where it is known, what locking
+ * would change.
+ */
 export function staleError(
+  context: Context,
   flake: Flake,
   previous: LockFile | undefined,
   reasons: readonly StaleReason[],
+  changes = '',
 ): FlkError {
   const placed = reasons.flatMap(({ place }) => (place === undefined ? [] : [place]));
   const unplaced = reasons.filter(({ place }) => place === undefined);
-  const commands = [...new Set(reasons.map(({ command }) => command))];
+  // The same command would fail again without what was said of the inputs.
+  const overrides = context.flags['override-input'].map(
+    ([path, ref]) => ` --override-input ${quote(path)} ${quote(ref)}`,
+  );
+  const commands = [...new Set(reasons.map(({ command }) => command))].map(
+    (command) => command + overrides.join(''),
+  );
   return new FlkError(
     previous === undefined && flake.lockText === undefined ? 'FLK_LOCK_MISSING' : 'FLK_LOCK_STALE',
     previous === undefined ? 'there is no flake.lock yet' : 'flake.lock is not what locking would give now',
     {
       diagnostics: placed,
-      facts: Object.fromEntries(unplaced.map(({ input, message }) => [input.join('/'), message])),
+      facts: {
+        ...Object.fromEntries(unplaced.map(({ input, message }) => [input.join('/'), message])),
+        ...(changes === '' ? {} : { 'would change': changes.trimEnd() }),
+      },
       ...(commands.length === 0 ? {} : { hint: commands.join('; ') }),
     },
   );
@@ -125,7 +183,12 @@ export function staleError(
 
 /** `--override-input`, by path. */
 async function overridesOf(context: Context): Promise<ReadonlyMap<string, FlakeRef>> {
-  return new Map(context.flags['override-input'].map(([path, ref]) => [path, refFromArgument(context, ref)]));
+  return new Map(
+    context.flags['override-input'].map(([path, ref]) => [
+      printInputPath(inputPath(path)),
+      refFromArgument(context, ref),
+    ]),
+  );
 }
 
 /** The lock file as the person knows it. */
@@ -136,37 +199,80 @@ function lockName(context: Context, flake: Flake): string {
 }
 
 /**
- * Writes flake.lock where it changed and may be written, and makes Git know a new one. A flake that is no folder here keeps its
- * lock in memory, unless writing it is what was asked for: FLK_USAGE.
+ * Whether the lock may be written. What is overridden by hand is meant for this once, unless locking is all that was asked for;
+ * so it is in Nix.
  */
-export async function writeLock(context: Context, flake: Flake, { lock, changed }: Locked): Promise<void> {
-  if (!changed || context.flags['no-write-lock-file']) return;
+function writesLock({ command, flags }: Context): boolean {
+  if (flags['no-write-lock-file']) return false;
+  return command === 'lock' || command === 'update' || flags['override-input'].length === 0;
+}
+
+/**
+ * Writes the lock where it changed and may be written: to flake.lock, of which Git is told, or to `--output-lock-file`, in any
+ * case. A flake that is no folder here keeps its lock in memory, unless writing it is what was asked for: FLK_USAGE.
+ */
+export async function writeLock(context: Context, flake: Flake, locked: Locked): Promise<void> {
+  const output = context.flags['output-lock-file'];
+  const commits = context.flags['commit-lock-file'];
+  if (!writesLock(context)) return;
+  if (commits && output !== undefined)
+    throw new FlkError('FLK_USAGE', '--commit-lock-file and --output-lock-file exclude each other', {
+      hint: 'only flake.lock itself can be committed: leave one of them out',
+    });
+  if (output !== undefined) {
+    await writeFileAtomic(resolve(context.cwd, output), printLockFile(locked.lock));
+    return;
+  }
+  if (!locked.changed) return;
   if (flake.lockPath === undefined) {
     if (context.command !== 'lock' && context.command !== 'update') return;
     throw new FlkError(
       'FLK_USAGE',
       'this flake is not in a folder of this machine, so its flake.lock cannot be written',
-      {
-        hint: 'clone it, or try --no-write-lock-file',
-      },
+      { hint: 'clone it, or try --output-lock-file FILE or --no-write-lock-file' },
     );
   }
-  await writeFileAtomic(flake.lockPath, printLockFile(lock));
-  if (flake.lockText === undefined) await flake.trackLock();
+  if (commits && !(await hasGit()))
+    throw new FlkError('FLK_GIT_MISSING', '--commit-lock-file needs the git program, and there is none here');
+  await writeFileAtomic(flake.lockPath, printLockFile(locked.lock));
+  if (flake.lockText === undefined || commits) await flake.trackLock();
+  if (commits) await commitLock(context, flake, locked);
+}
+
+/** `--commit-lock-file`: the lock alone, with Nix's message. */
+async function commitLock(context: Context, flake: Flake, { lock, previous }: Locked): Promise<void> {
+  const settings = await context.settings();
+  const path = posix.join(flake.dir, 'flake.lock');
+  const summary =
+    settings.commitLockFileSummary || `${path}: ${flake.lockText === undefined ? 'Add' : 'Update'}`;
+  const list = await changeList(previous, lock, { details: false });
+  const rev = await flake.commitLock(`${summary}\n\nFlake lock file updates:\n\n${list}\n`);
+  if (rev !== undefined && !context.flags.quiet) context.report.say(`committed ${path} as ${rev}`);
 }
 
 /** A flake that is locked as it should be; its flake.lock is written where it had to change and may. */
 export async function openLocked(
   context: Context,
   target: string,
-): Promise<{ readonly flake: Flake; readonly manifest: Manifest; readonly lock: LockFile }> {
+): Promise<{ readonly flake: Flake; readonly manifest: FlakeManifest; readonly lock: LockFile }> {
+  return await openLockedAs(context, target, readManifest);
+}
+
+/** As `openLocked`, the manifest read by `read`, which may refuse it before anything is locked. */
+export async function openLockedAs<M extends FlakeManifest>(
+  context: Context,
+  target: string,
+  read: (flake: Flake) => Promise<M>,
+): Promise<{ readonly flake: Flake; readonly manifest: M; readonly lock: LockFile }> {
   const flake = await openFlake(context, target);
-  const manifest = await readManifest(flake);
-  const previous = previousLock(context, flake);
-  const { reasons } = await checkStaleness(context, flake, manifest, previous);
-  if (reasons.length === 0) return { flake, manifest, lock: previous ?? emptyLock };
+  const manifest = await read(flake);
+  const previous = await previousLock(context, flake);
+  if (mayBeKept(context)) {
+    const { reasons } = await checkStaleness(context, flake, manifest, previous);
+    if (reasons.length === 0) return { flake, manifest, lock: previous ?? emptyLock };
+  }
   return await exclusively(context, target, async (fresh) => {
-    const manifest = await readManifest(fresh);
+    const manifest = await read(fresh);
     const locked = await lockFlake(context, fresh, manifest);
     await writeLock(context, fresh, locked);
     await sayChanges(context, fresh, locked);
@@ -176,16 +282,40 @@ export async function openLocked(
   });
 }
 
+/** Whether nothing is to be done about a lock that is current. */
+export function mayBeKept({ flags }: Context): boolean {
+  return (
+    !flags['recreate-lock-file'] &&
+    flags['update-input'].length === 0 &&
+    flags['output-lock-file'] === undefined
+  );
+}
+
+/** What is different between two locks, in Nix's words. */
+async function changeList(
+  was: LockFile | undefined,
+  now: LockFile,
+  options: { readonly details?: boolean } = {},
+): Promise<string> {
+  const { lockChanges, printChanges } = await import('../flake/lock-diff.ts');
+  return cleanText(printChanges(lockChanges(was ?? emptyLock, now), options));
+}
+
 /** What changed, on stderr, as Nix lists it. */
 export async function sayChanges(context: Context, flake: Flake, locked: Locked): Promise<void> {
   if (!locked.changed || context.flags.quiet) return;
-  const { lockChanges, printChanges } = await import('../flake/lock-diff.ts');
-  const list = printChanges(lockChanges(locked.previous ?? emptyLock, locked.lock));
+  const list = await changeList(locked.previous, locked.lock);
   // What an input is declared as may change, and its pin still fit.
-  const said = list === '' ? ' no input moved' : `\n${cleanText(list)}`;
-  const kept = flake.lockPath === undefined || context.flags['no-write-lock-file'];
-  const what = kept ? 'changes to' : flake.lockText === undefined ? 'wrote' : 'updated';
-  context.report.say(`${what} ${lockName(context, flake)}${kept ? ', not written' : ''}:${said}`.trimEnd());
+  const said = list === '' ? ' no input moved' : `\n${list}`;
+  const output = context.flags['output-lock-file'];
+  const kept = !writesLock(context) || (output === undefined && flake.lockPath === undefined);
+  const what = kept
+    ? 'changes to'
+    : output === undefined && flake.lockText !== undefined
+      ? 'updated'
+      : 'wrote';
+  const name = kept || output === undefined ? lockName(context, flake) : output;
+  context.report.say(`${what} ${name}${kept ? ', not written' : ''}:${said}`.trimEnd());
 }
 
 /**

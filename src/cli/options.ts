@@ -40,18 +40,33 @@ export const options = {
   'no-update-lock-file': { kind: 'flag', help: 'The same as --locked' },
   'commit-lock-file': { kind: 'flag', help: 'Commit flake.lock, and nothing else, when it changes' },
   'output-lock-file': { kind: 'text', value: 'FILE', help: 'Write the lock to FILE instead of flake.lock' },
-  'reference-lock-file': { kind: 'text', value: 'FILE', help: 'Start from the lock in FILE, not from flake.lock' },
-  'inputs-from': { kind: 'list', value: 'FLAKE', help: 'Look registry names up among the inputs of FLAKE first' },
+  'reference-lock-file': {
+    kind: 'text',
+    value: 'FILE',
+    help: 'Start from the lock in FILE, not from flake.lock',
+  },
+  'inputs-from': {
+    kind: 'list',
+    value: 'FLAKE',
+    help: 'Look registry names up among the inputs of FLAKE first',
+  },
   'override-flake': { kind: 'pair', value: 'NAME REF', help: 'Let the registry name NAME mean REF' },
   'no-registries': { kind: 'flag', help: 'Look no name up in a registry' },
-  'allow-dirty': { kind: 'flag', negatable: true, help: 'Take repositories with uncommitted changes (default)' },
+  'allow-dirty': {
+    kind: 'flag',
+    negatable: true,
+    help: 'Take repositories with uncommitted changes (default)',
+  },
   'allow-dirty-locks': {
     kind: 'flag',
     negatable: true,
     help: 'Write locks that pin uncommitted changes by their hash',
   },
   impure: { kind: 'flag', help: 'Changes nothing here; so that command lines for Nix work' },
-  'no-rev-count': { kind: 'flag', help: 'Do not count commits: locks have no revCount, and fetching is faster' },
+  'no-rev-count': {
+    kind: 'flag',
+    help: 'Do not count commits: locks have no revCount, and fetching is faster',
+  },
   deep: { kind: 'flag', help: 'Move what lies below the named inputs, too' },
   'print-build-logs': { kind: 'flag', short: 'L', help: 'Show each line that builders print' },
   'no-link': { kind: 'flag', help: 'Make no result link' },
@@ -97,14 +112,14 @@ export type OptionName = keyof typeof options;
 type ValueOf<R extends OptionRow> = R['kind'] extends 'pair'
   ? readonly (readonly [string, string])[]
   : R['kind'] extends 'list'
-  ? readonly string[]
-  : R['kind'] extends 'number'
-    ? number | undefined
-    : R['kind'] extends 'text'
-      ? string | undefined
-      : R extends { readonly negatable: true }
-        ? boolean | undefined
-        : boolean;
+    ? readonly string[]
+    : R['kind'] extends 'number'
+      ? number | undefined
+      : R['kind'] extends 'text'
+        ? string | undefined
+        : R extends { readonly negatable: true }
+          ? boolean | undefined
+          : boolean;
 
 /** What was asked for. A flag that was not given is false, a negatable one undefined. */
 export type Flags = { readonly [N in OptionName]: ValueOf<(typeof options)[N]> };
@@ -260,7 +275,7 @@ export const commands = {
     max: 1,
     summary: 'Show what a flake offers: packages, checks, shells, apps, templates',
     details: '--json has the shape of nix flake show --json.',
-    options: [...common, ...locking, ...network],
+    options: [...common, ...network],
   },
   hash: {
     args: 'path|file|convert SUBJECT…',
@@ -426,11 +441,7 @@ function usage(message: string, command: string | undefined): FlkError {
   });
 }
 
-function collect(
-  given: ReadonlyMap<OptionName, Given>,
-  command: CommandRow,
-  env: NodeJS.ProcessEnv,
-): Flags {
+function collect(given: ReadonlyMap<OptionName, Given>, command: CommandRow, env: NodeJS.ProcessEnv): Flags {
   const flags: Record<string, unknown> = {};
   for (const [name, row] of Object.entries(options) as [OptionName, OptionRow][]) {
     const value = given.get(name)?.value ?? fromEnvironment(row, command.options.includes(name) ? env : {});

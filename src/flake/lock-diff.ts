@@ -52,16 +52,23 @@ function keyOf(pinned: Pinned): string {
     : `${refKey(pinned.locked)} ${pinned.tag ?? ''}`;
 }
 
-/** Nix's list, without colours; a line more where tags or counts of commits are known. Ends in a newline unless empty. */
-export function printChanges(changes: readonly LockChange[]): string {
+/**
+ * Nix's list, without colours, and, unless `details` is false, a line more where tags or counts of commits are known. Ends in a
+ * newline unless empty.
+ */
+export function printChanges(
+  changes: readonly LockChange[],
+  { details = true }: { readonly details?: boolean } = {},
+): string {
   return changes
-    .flatMap(linesOf)
+    .flatMap((change) => linesOf(change, details))
     .map((line) => `${line}\n`)
     .join('');
 }
 
-function linesOf(change: LockChange): string[] {
+function linesOf(change: LockChange, details: boolean): string[] {
   const input = `input '${printInputPath(change.input)}'`;
+  const detail = details ? detailOf : () => [];
   switch (change.kind) {
     case 'added':
       return [`• Added ${input}:`, `    ${describe(change.now)}`, ...detail(undefined, change.now)];
@@ -89,7 +96,7 @@ function dateOf(seconds: number): string {
   return Number.isNaN(date.getTime()) ? `${seconds} s` : date.toISOString().replace(/T.*/, '');
 }
 
-function detail(was: Pinned | undefined, now: Pinned): string[] {
+function detailOf(was: Pinned | undefined, now: Pinned): string[] {
   const parts = [tags(was, now), commits(was, now)].filter((part) => part !== '');
   return parts.length === 0 ? [] : [`    ${parts.join(', ')}`];
 }

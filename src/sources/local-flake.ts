@@ -8,13 +8,14 @@ import { pathToFileURL } from 'node:url';
 import type { SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
-import type { FlakeRef, Rev } from '../flake/flake-ref.ts';
+import type { FlakeRef, GitRef, PathRef, Rev } from '../flake/flake-ref.ts';
 import type { Source, SourceTree } from '../flake/source.ts';
 import { lookAt, readRegularFile, unreadable } from './disk.ts';
 import { fetchPath } from './path.ts';
 import { openTrackedFiles } from './tracked-files.ts';
 import {
   assertTracked,
+  commitFile,
   findRepository,
   hasGit,
   isOutside,
@@ -28,7 +29,17 @@ export interface LocalFlakeOptions {
   readonly signal?: AbortSignal;
   /** Fetches the committed tree of a repository without changes. */
   readonly source: Pick<Source, 'fetch'>;
+  /** The one manifest to look for. Default: either, but not both in one folder. */
+  readonly manifest?: ManifestName;
+  /** How a repository's tree is to be taken. */
+  readonly flags?: GitFlags;
 }
+
+export type GitFlags = Pick<GitRef, 'submodules' | 'lfs' | 'shallow' | 'exportIgnore' | 'allRefs'>;
+
+/** What a flake may say itself in. */
+export const manifestNames = ['flake.yaml', 'flake.nix'] as const;
+export type ManifestName = (typeof manifestNames)[number];
 
 /** A local flake's bytes at one moment. */
 interface LocalTree {
@@ -51,47 +62,59 @@ export interface LocalFlake {
   readonly root: string;
   /** The flake's folder below the root, '' for the root itself. */
   readonly dir: string;
-  /** Absolute: where flake.yaml lies, and flake.lock will. */
+  /** Absolute: where the manifest lies, and flake.lock will. */
   readonly folder: string;
+  readonly manifestName: ManifestName;
   readonly manifest: SourceFile;
   readonly lockPath: string;
   /** Undefined when there is no flake.lock. */
   readonly lockText?: string;
   /** As `nix flake metadata` resolves it: `git+file:///repo?dir=sub`, `path:/folder`. */
   readonly ref: FlakeRef;
-  /** Throws FLK_MANIFEST_UNTRACKED when Git does not know flake.yaml. One git process. */
+  /** Throws FLK_MANIFEST_UNTRACKED when Git does not know the manifest. One git process. */
   assertTracked(): Promise<void>;
   /** Makes Git know a flake.lock that was just written, unstaged. Does nothing in a plain folder or without git. */
   trackLock(): Promise<void>;
-  /** Reads Git's state, hashes the tree; throws FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE. The same answer each time. */
-  tree(): Promise<LocalTree>;
+  /** Commits flake.lock alone; undefined where there is nothing to commit, or no repository. Throws FLK_GIT_MISSING, FLK_GIT_WORKTREE. */
+  commitLock(message: string): Promise<Rev | undefined>;
+  /**
+   * Reads Git's state, hashes the tree; `own` is what the flake says of how its source is to be taken. Throws
+   * FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE.
+   */
+  tree(own?: GitFlags): Promise<LocalTree>;
 }
 
-const manifestName = 'flake.yaml';
 const lockName = 'flake.lock';
 
 /**
  * Finds the flake at `folder`, or above it up to the repository's root (as Nix does), and reads its texts.
- * Throws FLK_MANIFEST_MISSING, FLK_FILE_UNREADABLE, FLK_LIMIT.
+ * Throws FLK_MANIFEST_MISSING, FLK_MANIFEST_AMBIGUOUS, FLK_FILE_UNREADABLE, FLK_LIMIT.
  */
 export async function openLocalFlake(folder: string, options: LocalFlakeOptions): Promise<LocalFlake> {
-  const flakeFolder = findFlake(realFolder(folder));
+  const { folder: flakeFolder, manifestName } = findFlake(realFolder(folder), options.manifest);
   const repository = findRepository(flakeFolder);
   const root = repository ?? flakeFolder;
   const dir = relative(root, flakeFolder);
   const manifestPath = join(flakeFolder, manifestName);
   const lockPath = join(flakeFolder, lockName);
   const lockText = readText(lockPath);
-  const ref: FlakeRef =
+  const ref: GitRef | PathRef =
     repository === undefined
       ? { type: 'path', path: root }
-      : { type: 'git', url: pathToFileURL(root).href, ...(dir === '' ? {} : { dir }) };
-  let opened: Promise<LocalTree> | undefined;
+      : {
+          type: 'git',
+          url: pathToFileURL(root).href,
+          ...(dir === '' ? {} : { dir }),
+          // Nix says so too: commits cannot be counted there.
+          ...(lookAt(join(root, '.git/shallow')) ? { shallow: true } : {}),
+          ...options.flags,
+        };
   return {
     kind: ref.type,
     root,
     dir,
     folder: flakeFolder,
+    manifestName,
     manifest: { path: shownPath(manifestPath), text: readText(manifestPath) ?? '' },
     lockPath,
     ...(lockText === undefined ? {} : { lockText }),
@@ -102,15 +125,15 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
     trackLock: async () => {
       if (repository !== undefined) await trackFile(root, join(dir, lockName));
     },
-    tree: () => {
-      opened ??= openTree(ref, root, join(dir, manifestName), options);
-      return opened;
-    },
+    commitLock: async (message) =>
+      repository === undefined ? undefined : await commitFile(root, join(dir, lockName), message),
+    tree: (own) =>
+      openTree(ref.type === 'git' ? { ...ref, ...own } : ref, root, join(dir, manifestName), options),
   };
 }
 
 async function openTree(
-  ref: FlakeRef,
+  ref: GitRef | PathRef,
   root: string,
   manifestPath: string,
   options: LocalFlakeOptions,
@@ -161,22 +184,35 @@ function realFolder(folder: string): string {
 }
 
 /** The nearest folder upwards with a manifest, not further than the repository's root. */
-function findFlake(start: string): string {
+function findFlake(
+  start: string,
+  only: ManifestName | undefined,
+): { readonly folder: string; readonly manifestName: ManifestName } {
   if (!lookAt(start)?.isDirectory())
     throw new FlkError('FLK_FILE_UNREADABLE', `${start} is not a folder`, {
       hint: `name the folder that holds it: ${dirname(start)}`,
     });
-  let nixOnly: string | undefined;
+  const wanted = only === undefined ? manifestNames : [only];
   for (const folder of upwards(start)) {
-    if (lookAt(join(folder, manifestName))) return folder;
-    if (lookAt(join(folder, 'flake.nix'))) nixOnly ??= folder;
+    const manifestName = chooseManifest(
+      wanted.filter((name) => lookAt(join(folder, name))),
+      folder,
+    );
+    if (manifestName) return { folder, manifestName };
     if (lookAt(join(folder, '.git'))) break;
   }
-  throw nixOnly === undefined
-    ? new FlkError('FLK_MANIFEST_MISSING', `no ${manifestName} in ${start}, nor in a folder above it`)
-    : new FlkError('FLK_MANIFEST_MISSING', `${nixOnly} has a flake.nix, but no ${manifestName}`, {
-        hint: 'this version of flk reads flake.yaml only; flk init writes one beside it',
-      });
+  throw new FlkError(
+    'FLK_MANIFEST_MISSING',
+    `no ${wanted.join(' or ')} in ${start}, nor in a folder above it`,
+  );
+}
+
+/** The manifest of a flake out of those that are there. Throws FLK_MANIFEST_AMBIGUOUS where both are. */
+export function chooseManifest(found: readonly ManifestName[], where: string): ManifestName | undefined {
+  if (found.length < 2) return found[0];
+  throw new FlkError('FLK_MANIFEST_AMBIGUOUS', `${where} has both ${found.join(' and ')}`, {
+    hint: '--manifest flake.yaml, or --manifest flake.nix, says which one counts',
+  });
 }
 
 /** Text of a regular file, undefined where there is nothing. A link could point out of the repository, to what no clone has. */

@@ -166,11 +166,48 @@ export async function trackFile(root: string, path: string): Promise<boolean> {
   return true;
 }
 
+/**
+ * Commits one file that Git tracks, whatever else is staged, and gives the new revision; undefined where Git ignores the file or
+ * it is as it was committed. The person's own hooks and signing take part, as in any commit. Throws FLK_GIT_MISSING,
+ * FLK_GIT_WORKTREE.
+ */
+export async function commitFile(root: string, path: string, message: string): Promise<Rev | undefined> {
+  const ignored = await tryGit(root, undefined, 'check-ignore', '--quiet', '--', `./${path}`);
+  if (ignored.status === 0) return undefined;
+  const before = await tryGit(root, undefined, 'rev-parse', '--verify', '--quiet', 'HEAD');
+  const { status, stderr } = await run(
+    'git',
+    ['-c', 'core.fsmonitor=false', '-C', root, 'commit', '--quiet', '--file=-', '--only', '--', `./${path}`],
+    { env: { ...gitEnvironment(), ...identity() }, input: message },
+  );
+  if (status !== 0) {
+    const known = await run('git', ['-C', root, 'var', 'GIT_COMMITTER_IDENT'], {
+      env: { ...gitEnvironment(), ...identity() },
+    });
+    throw new FlkError('FLK_GIT_WORKTREE', `git does not commit ${path} (status ${status})`, {
+      facts: { git: stderr.trim().split('\n').slice(-3).join('\n'), repository: root },
+      hint:
+        known.status === 0
+          ? `${path} is written; commit it by hand: git commit ${quote(path)}`
+          : 'tell git who you are: git config user.name NAME; git config user.email ADDRESS',
+    });
+  }
+  const after = (await git(root, undefined, 'rev-parse', '--verify', 'HEAD')).toString().trim();
+  return after === before.stdout.toString().trim() ? undefined : (after as Rev);
+}
+
+/** Who commits, and when: what the environment says of that counts. */
+function identity(): NodeJS.ProcessEnv {
+  return Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => /^GIT_(AUTHOR|COMMITTER)_/.test(name)),
+  );
+}
+
 /** Whether a relative path leads out of the folder that it starts from. */
 export const isOutside = (path: string): boolean => path === '..' || path.startsWith('../');
 
-/** As a POSIX shell reads it. */
-const quote = (word: string): string =>
+/** A word as a POSIX shell reads it. */
+export const quote = (word: string): string =>
   /^[\w./@%+=:,][\w./@%+=:,-]*$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 
 /** Runs git in the repository and gives its output. Throws FLK_GIT_WORKTREE where the repository may not be read. */

@@ -14,7 +14,8 @@ import { parsePackageRef } from '../../flake/package-ref.ts';
 import type { StorePath } from '../../formats/store-path.ts';
 import { downloader } from '../../sources/download.ts';
 import type { Context } from '../context.ts';
-import { openLocked } from '../locking.ts';
+import { readPackages } from '../flake.ts';
+import { openLockedAs } from '../locking.ts';
 
 /** A package that lies in the store now. */
 export interface BuiltTarget {
@@ -88,7 +89,7 @@ function allOf(failures: readonly FlkError[]): FlkError {
 }
 
 async function instantiationContext(context: Context, target: string): Promise<InstantiationContext> {
-  const { flake, manifest, lock } = await openLocked(context, target);
+  const { flake, manifest, lock } = await openLockedAs(context, target, readPackages);
   const [{ tree }, source, store] = await Promise.all([flake.tree(), context.sources(), context.store()]);
   return {
     lock,

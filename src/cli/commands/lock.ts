@@ -7,8 +7,10 @@ import { type Flake, openFlake, readManifest } from '../flake.ts';
 import {
   checkStaleness,
   exclusively,
+  inputPath,
   type LockRequest,
   lockFlake,
+  mayBeKept,
   previousLock,
   sayChanges,
   staleError,
@@ -20,18 +22,20 @@ export async function runLock(context: Context): Promise<number> {
   // Nearly always there is nothing to do, and then nothing is waited for, written or asked.
   const flake = await openFlake(context, target);
   const manifest = await readManifest(flake);
-  const previous = previousLock(context, flake);
-  const { reasons, selfContained } = await checkStaleness(context, flake, manifest, previous);
-  if (reasons.length === 0) {
-    if (selfContained) await rememberCurrent(context, flake);
-    return upToDate(context, flake);
+  const previous = await previousLock(context, flake);
+  if (context.flags.check || mayBeKept(context)) {
+    const { reasons, selfContained } = await checkStaleness(context, flake, manifest, previous);
+    if (reasons.length === 0) {
+      if (selfContained) await rememberCurrent(context, flake);
+      return upToDate(context, flake);
+    }
+    if (context.flags.check) throw staleError(context, flake, previous, reasons);
   }
-  if (context.flags.check) throw staleError(flake, previous, reasons);
   return await exclusively(context, target, async (fresh) => await relock(context, fresh, {}));
 }
 
 export async function runUpdate(context: Context): Promise<number> {
-  const update = context.args.length === 0 ? 'all' : context.args.map((path) => path.split('/'));
+  const update = context.args.length === 0 ? 'all' : context.args.map(inputPath);
   return await exclusively(
     context,
     context.flags.flake ?? '.',
@@ -41,8 +45,8 @@ export async function runUpdate(context: Context): Promise<number> {
 
 async function relock(context: Context, flake: Flake, request: LockRequest): Promise<number> {
   const locked = await lockFlake(context, flake, await readManifest(flake), request);
-  if (!locked.changed) return upToDate(context, flake);
   await writeLock(context, flake, locked);
+  if (!locked.changed) return upToDate(context, flake);
   await sayChanges(context, flake, locked);
   context.answer({ lockFile: flake.lockPath ?? null, changed: true }, () => '');
   return 0;
