@@ -26,6 +26,10 @@ export type Notice =
   | { readonly type: 'host-toolchain'; readonly packages: readonly string[] }
   | { readonly type: 'no-sandbox'; readonly reason: string }
   | { readonly type: 'unused-override'; readonly input: string }
+  /** An update was asked for of what is no input, or follows another. */
+  | { readonly type: 'unused-update'; readonly input: string }
+  /** A flake in the root's own tree declares other inputs now, and by Nix's rules that goes unnoticed. */
+  | { readonly type: 'outdated-relative'; readonly input: string }
   | {
       readonly type: 'retry';
       readonly subject: string;
@@ -33,6 +37,10 @@ export type Notice =
       readonly delayMs: number;
       readonly reason: string;
     }
+  /** A netrc file holds passwords and anybody on the machine may read it. */
+  | { readonly type: 'netrc-readable'; readonly path: string }
+  /** A forge answers for a repository under another name than it was asked for. */
+  | { readonly type: 'repository-moved'; readonly from: string; readonly to: string }
   | { readonly type: 'ci-locked' }
   | { readonly type: 'lock-written'; readonly path: string };
 

@@ -7,7 +7,10 @@ import { type LockFile, parseLockFile } from './lock-file.ts';
 import type { FlakeManifest } from './manifest-model.ts';
 import type { Fetched } from './source.ts';
 
+/** The file's name says in which language it is. */
 export type ReadManifest = (file: SourceFile) => FlakeManifest | Promise<FlakeManifest>;
+
+export type ManifestKind = FlakeManifest['kind'];
 
 export interface FlakeFolder {
   /** By its path from the tree's root; undefined when there is no such regular file. */
@@ -69,20 +72,26 @@ function pathIn(folder: FlakeFolder, file = ''): string {
   return [folder.name, folder.dir, file].filter((part) => part !== '').join('/');
 }
 
-/** Throws FLK_MANIFEST_MISSING, and what `readManifest` throws. */
-export async function manifestIn(folder: FlakeFolder, readManifest: ReadManifest): Promise<FlakeManifest> {
-  const bytes = await folder.readFile(posix.join(folder.dir, 'flake.yaml'));
-  if (bytes !== undefined) {
-    const path = pathIn(folder, 'flake.yaml');
+/**
+ * The flake's manifest; where a folder has both kinds, the `preferred` one. Throws FLK_MANIFEST_MISSING, and what `readManifest`
+ * throws.
+ */
+export async function manifestIn(
+  folder: FlakeFolder,
+  readManifest: ReadManifest,
+  preferred: ManifestKind,
+): Promise<FlakeManifest> {
+  const kinds: readonly ManifestKind[] = preferred === 'nix' ? ['nix', 'yaml'] : ['yaml', 'nix'];
+  for (const kind of kinds) {
+    const name = `flake.${kind}`;
+    const bytes = await folder.readFile(posix.join(folder.dir, name));
+    if (bytes === undefined) continue;
+    const path = pathIn(folder, name);
     return readManifest({ path, text: utf8(bytes, path, 'FLK_MANIFEST_INVALID') });
   }
-  const nix = await folder.readFile(posix.join(folder.dir, 'flake.nix'));
-  const place = pathIn(folder) || 'this folder';
   throw new FlkError(
     'FLK_MANIFEST_MISSING',
-    nix === undefined
-      ? `there is no flake.yaml in ${place}`
-      : `${place} has a flake.nix but no flake.yaml, and flk does not read flake.nix`,
+    `there is no ${kinds.map((kind) => `flake.${kind}`).join(' and no ')} in ${pathIn(folder) || 'this folder'}`,
     { hint: 'if only its files are wanted, add flake: false to the input' },
   );
 }

@@ -6,9 +6,11 @@ import type { ReadManifest } from './flake-folder.ts';
 import { type FlakeRef, printFlakeRef, sameRef } from './flake-ref.ts';
 import { comparePaths, LockGraph, printInputPath } from './graph.ts';
 import { emptyLock, type LockEdge, type LockFile } from './lock-file.ts';
+import { rulesOf } from './lock-rules.ts';
 import type { FlakeManifest } from './manifest-model.ts';
 import type { InputPath } from './package-ref.ts';
-import { type Draft, type DraftEdge, Resolution, type Unknown } from './resolution.ts';
+import type { Draft, DraftEdge, Unknown } from './resolution.ts';
+import type { Source } from './source.ts';
 
 export interface CheckOptions {
   readonly manifest: FlakeManifest;
@@ -18,6 +20,11 @@ export interface CheckOptions {
   readonly readRelative: (path: string) => Promise<Buffer | undefined>;
   readonly rootDir?: string;
   readonly overrides?: ReadonlyMap<string, FlakeRef>;
+  /**
+   * Has trees that are here already, and throws at all others: some answers stand only in the manifest of a pinned input. By
+   * default there is none.
+   */
+  readonly cached?: Pick<Source, 'fetch'>;
   /** Told of `overrides` that match no input where the lock is current; elsewhere locking tells. */
   readonly reporter?: Reporter;
 }
@@ -50,7 +57,7 @@ export interface StaleReason {
 export async function checkLock(options: CheckOptions): Promise<readonly StaleReason[]> {
   const { manifest, previous = emptyLock, overrides = new Map(), reporter = silent } = options;
   const unknown: Unknown[] = [];
-  const resolution = new Resolution({
+  const resolution = rulesOf(manifest).resolve({
     manifest,
     previous,
     readManifest: options.readManifest,
@@ -60,6 +67,7 @@ export async function checkLock(options: CheckOptions): Promise<readonly StaleRe
     deep: false,
     overrides,
     source: undefined,
+    cached: options.cached,
     onUnknown: (one) => unknown.push(one),
   });
   const root = await resolution.run();

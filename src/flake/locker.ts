@@ -1,4 +1,4 @@
-/** Locking: a manifest and its old lock in, the new lock out. `resolution.ts` has the rules. */
+/** Locking: a manifest and its old lock in, the new lock out. By which rules, `lock-rules.ts` says. */
 import { compareBytes } from '../base/canonical.ts';
 import { limiter, OnceMap } from '../base/concurrency.ts';
 import { nearest } from '../base/diagnostics.ts';
@@ -8,20 +8,26 @@ import type { ReadManifest } from './flake-folder.ts';
 import { type FlakeRef, refKey } from './flake-ref.ts';
 import { LockGraph, printInputPath } from './graph.ts';
 import type { LockEdge, LockFile, LockNode } from './lock-file.ts';
+import { type LockRules, rulesOf } from './lock-rules.ts';
 import type { FlakeManifest } from './manifest-model.ts';
 import type { InputPath } from './package-ref.ts';
-import { type Draft, Resolution } from './resolution.ts';
+import type { Draft } from './resolution.ts';
 import type { Fetched, Source, Tag } from './source.ts';
 
 export interface LockOptions {
   readonly manifest: FlakeManifest;
   readonly previous?: LockFile | undefined;
+  /** Make the lock as if there were no previous one. Default: false. */
+  readonly recreate?: boolean;
   readonly source: Source;
   /** For the manifests of inputs; their `path` says where they are from. */
   readonly readManifest: ReadManifest;
-  /** Which inputs to move; `all` are the root's own, except those that are frozen. Default: none. */
+  /**
+   * Which inputs to move; `all` are the root's own, except those that are frozen, and for a `flake.nix` the whole graph anew.
+   * Default: none.
+   */
   readonly update?: 'none' | 'all' | readonly InputPath[];
-  /** Pins below a moved input move too. `all` does so anyway. */
+  /** Pins below a moved input move too. `all` does so anyway, and any update of a `flake.nix`. */
   readonly deep?: boolean;
   /** From the command line, by path (`greet/base`). Relative references must have been made absolute. */
   readonly overrides?: ReadonlyMap<string, FlakeRef>;
@@ -41,14 +47,17 @@ export interface LockOptions {
  * FLK_VERSION_UNSATISFIED.
  */
 export async function lock(options: LockOptions): Promise<LockFile> {
-  const { manifest, reporter = silent, update = 'none', deep = false } = options;
-  const updates = update === 'none' ? [] : update === 'all' ? movable(manifest) : update;
-  for (const path of updates)
-    if (!manifest.inputs.has(path[0] ?? '')) throw unknownInput(path, [...manifest.inputs.keys()]);
+  const { manifest, reporter = silent, update = 'none', deep = false, recreate = false } = options;
+  const rules = rulesOf(manifest);
+  const chosen = update === 'none' ? [] : update === 'all' ? rules.movable(manifest) : update;
+  const updates = chosen === 'afresh' ? [] : chosen;
+  if (rules.strictUpdates)
+    for (const path of updates)
+      if (!manifest.inputs.has(path[0] ?? '')) throw unknownInput(path, [...manifest.inputs.keys()]);
   return span(reporter, { type: 'lock', flake: manifest.file.path }, async () => {
-    const resolution = new Resolution({
+    const resolution = rules.resolve({
       manifest,
-      previous: options.previous,
+      previous: recreate || chosen === 'afresh' ? undefined : options.previous,
       readManifest: options.readManifest,
       readRelative: options.readRelative,
       rootDir: options.rootDir ?? '',
@@ -58,25 +67,30 @@ export async function lock(options: LockOptions): Promise<LockFile> {
       source: deduplicated(options.source, options.maxConcurrency ?? 25),
     });
     const locked = numbered(await resolution.run());
-    checkUpdates(updates, resolution.visited, locked);
+    checkUpdates(updates, resolution.visited, locked, rules, reporter);
     new LockGraph(locked).check();
     for (const input of resolution.unusedOverrides())
       reporter.emit({ kind: 'notice', notice: { type: 'unused-override', input: printInputPath(input) } });
+    for (const input of await resolution.outdated())
+      reporter.emit({ kind: 'notice', notice: { type: 'outdated-relative', input: printInputPath(input) } });
     return locked;
   });
-}
-
-function movable(manifest: FlakeManifest): InputPath[] {
-  return [...manifest.inputs].filter(([, input]) => !input.frozen && !input.follows).map(([name]) => [name]);
 }
 
 function checkUpdates(
   updates: readonly InputPath[],
   visited: ReadonlyMap<string, 'node' | 'follows'>,
   locked: LockFile,
+  { strictUpdates }: LockRules,
+  reporter: Reporter,
 ): void {
   for (const path of updates) {
     const kind = visited.get(printInputPath(path));
+    if (!strictUpdates) {
+      if (kind !== 'node')
+        reporter.emit({ kind: 'notice', notice: { type: 'unused-update', input: printInputPath(path) } });
+      continue;
+    }
     if (kind === undefined) throw unknownInput(path, [...visited.keys()]);
     if (kind === 'node') continue;
     const target = new LockGraph(locked)
@@ -108,7 +122,8 @@ function deduplicated(source: Source, maxConcurrency: number): Source {
   const fetches = new OnceMap<string, Fetched>();
   const tags = new OnceMap<string, readonly Tag[]>();
   return {
-    fetch: (ref) => fetches.get(refKey(ref), () => limit(() => source.fetch(ref))),
+    fetch: (ref, registries = 'limited') =>
+      fetches.get(`${registries} ${refKey(ref)}`, () => limit(() => source.fetch(ref, registries))),
     tags: (ref) => tags.get(refKey(ref), () => limit(() => source.tags(ref))),
   };
 }

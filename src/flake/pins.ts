@@ -78,12 +78,13 @@ export class Pin {
     if (!original || !wanted.ref || !sameRef(original, wanted.ref)) return false;
     if (isRelativePath(wanted.ref)) {
       const { parent } = this;
-      if (parent?.length !== wanted.parent.length || !startsWith(parent, wanted.parent)) return false;
+      if (parent === undefined || !samePath(parent, wanted.parent)) return false;
     }
-    return this.#fitsVersion(wanted);
+    return this.fitsVersion(wanted);
   }
 
-  async #fitsVersion({ version, tag, copied }: Wanted): Promise<boolean> {
+  /** Whether it stands at a tag in the range that is wanted, or at none where none is wanted. */
+  async fitsVersion({ version, tag, copied }: Wanted): Promise<boolean> {
     const { flk } = this.node;
     if (version === undefined) return flk?.version === undefined;
     if (copied && flk?.version === version) return true;
@@ -140,6 +141,10 @@ export class Pins {
       ? { pin: ours, below: new Pins(ours, undefined) }
       : { pin: theirs, below: new Pins(undefined, theirs) };
   }
+}
+
+export function samePath(a: InputPath, b: InputPath): boolean {
+  return a.length === b.length && startsWith(a, b);
 }
 
 async function fitting(pin: Pin | undefined, wanted: Wanted): Promise<Pin | undefined> {

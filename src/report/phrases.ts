@@ -43,9 +43,21 @@ export function noticeWords(notice: Notice): NoticeWords {
       return warning(`building without a sandbox: ${notice.reason}`);
     case 'unused-override':
       return warning(`input ${notice.input} is overridden, but the flake has no such input`);
+    case 'unused-update':
+      return warning(`${notice.input} is no input of this flake with a pin of its own: nothing to update`);
+    case 'outdated-relative':
+      return warning(
+        `input ${notice.input} declares other inputs now than flake.lock has, and Nix does not notice: flk update ${notice.input}`,
+      );
     case 'retry':
       return note(
         `${notice.subject}: ${notice.reason}; attempt ${notice.attempt} in ${formatDuration(notice.delayMs)}`,
+      );
+    case 'netrc-readable':
+      return warning(`${notice.path} holds passwords and everybody may read it: chmod 600 ${notice.path}`);
+    case 'repository-moved':
+      return warning(
+        `${notice.from} has moved to ${notice.to}: name that one, for the old name may pass to somebody else`,
       );
     case 'ci-locked':
       return note('CI is set: flake.lock may not change (--no-locked allows it)');

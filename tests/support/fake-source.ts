@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import type { SourceFile } from '../../src/base/diagnostics.ts';
 import { FlkError } from '../../src/base/errors.ts';
 import { type FlakeRef, type GitRef, parseFlakeRef, type Rev } from '../../src/flake/flake-ref.ts';
-import type { InputDeclaration, Manifest } from '../../src/flake/manifest-model.ts';
+import type { FlakeManifest, InputDeclaration } from '../../src/flake/manifest-model.ts';
 import type { Fetched, Source, SourceTree, Tag } from '../../src/flake/source.ts';
 import { narHashOf, sha256 } from '../../src/formats/hash.ts';
 
@@ -31,21 +31,29 @@ interface Commit {
 
 /** `flake.yaml` with these inputs: JSON is YAML, and quicker to read. */
 export function flakeYaml(inputs: FakeInputs): Files {
-  return { 'flake.yaml': JSON.stringify({ inputs }) };
+  return fakeManifest('flake.yaml', inputs);
 }
 
-/** Reads what `flakeYaml` makes; each input's range is where its name stands first. */
-export function readFakeManifest(file: SourceFile): Manifest {
-  const { inputs = {} } = JSON.parse(file.text) as { inputs?: FakeInputs };
+/** A manifest in JSON, whatever its name. */
+export function fakeManifest(
+  name: 'flake.yaml' | 'flake.nix',
+  inputs: FakeInputs,
+  self?: FlakeManifest['self'],
+): Files {
+  return { [name]: JSON.stringify({ inputs, self }) };
+}
+
+/** Reads what `fakeManifest` makes; each input's range is where its name stands first. */
+export function readFakeManifest(file: SourceFile): FlakeManifest {
+  const { inputs = {}, self } = JSON.parse(file.text) as {
+    inputs?: FakeInputs;
+    self?: NonNullable<FlakeManifest['self']>;
+  };
   return {
-    kind: 'yaml',
+    kind: file.path.endsWith('flake.nix') ? 'nix' : 'yaml',
     file,
-    systems: [],
     inputs: declarations(inputs, file.text),
-    packages: new Map(),
-    perSystem: new Map(),
-    offers: { checks: new Map(), devShells: new Map(), apps: new Map(), templates: new Map() },
-    setup: 1,
+    ...(self && { self }),
   };
 }
 

@@ -11,6 +11,7 @@ import {
   type FakeInputs,
   FakeSource,
   fakeFile,
+  fakeManifest,
   flakeYaml,
   readFakeManifest,
 } from '../../support/fake-source.ts';
@@ -731,16 +732,20 @@ describe('what is wrong with a dependency', () => {
     bench.source.commit(url('c'), { 'other.yaml': '' });
     expect(await errorOf(bench.run())).toMatchObject({
       code: 'FLK_MANIFEST_MISSING',
-      message: `there is no flake.yaml in ${git('c')}`,
+      message: `there is no flake.yaml and no flake.nix in ${git('c')}`,
       hint: expect.stringContaining('flake: false'),
       trail: ['flake.yaml:1:12', 'a', 'a/b', 'a/b/c'],
     });
   });
 
-  it('may be that it is a flake.nix', async () => {
+  it('is not that it is a flake.nix; where there are both, flake.yaml counts', async () => {
     const bench = chain();
-    bench.source.commit(url('c'), { 'flake.nix': '{}' });
-    expect((await errorOf(bench.run())).message).toContain('flake.nix');
+    bench.flake('d');
+    bench.source.commit(url('c'), fakeManifest('flake.nix', { d: git('d') }));
+    expect(Object.keys(await bench.run())).toContain('a/b/c/d');
+    bench.lock = undefined;
+    bench.source.commit(url('c'), { ...fakeManifest('flake.nix', { d: git('d') }), ...flakeYaml({}) });
+    expect(Object.keys(await bench.run())).not.toContain('a/b/c/d');
   });
 
   it('may be its lock', async () => {

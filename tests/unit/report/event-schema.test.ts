@@ -26,7 +26,11 @@ const notices: { readonly [T in Notice['type']]: Extract<Notice, { type: T }> } 
   'host-toolchain': { type: 'host-toolchain', packages: ['hello'] },
   'no-sandbox': { type: 'no-sandbox', reason: '--no-sandbox' },
   'unused-override': { type: 'unused-override', input: 'greet' },
+  'unused-update': { type: 'unused-update', input: 'greet' },
+  'outdated-relative': { type: 'outdated-relative', input: 'greet' },
   retry: { type: 'retry', subject: 'http://x', attempt: 2, delayMs: 500, reason: 'HTTP 503' },
+  'netrc-readable': { type: 'netrc-readable', path: '/home/ada/.netrc' },
+  'repository-moved': { type: 'repository-moved', from: 'github:a/b', to: 'github:a/c' },
   'ci-locked': { type: 'ci-locked' },
   'lock-written': { type: 'lock-written', path: 'flake.lock' },
 };
