@@ -15,6 +15,10 @@ type Run = (context: Context) => Promise<number>;
 const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   init: async () => (await import('./commands/init.ts')).runInit,
   add: async () => (await import('./commands/add.ts')).runAdd,
+  remove: async () => (await import('./commands/remove.ts')).runRemove,
+  pin: async () => (await import('./commands/pin.ts')).runPin,
+  unpin: async () => (await import('./commands/pin.ts')).runUnpin,
+  set: async () => (await import('./commands/set.ts')).runSet,
   lock: async () => (await import('./commands/lock.ts')).runLock,
   update: async () => (await import('./commands/lock.ts')).runUpdate,
   build: async () => (await import('./commands/build.ts')).runBuild,
@@ -24,6 +28,7 @@ const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   archive: async () => (await import('./commands/archive.ts')).runArchive,
   show: async () => (await import('./commands/show.ts')).runShow,
   hash: async () => (await import('./commands/hash.ts')).runHash,
+  registry: async () => (await import('./commands/registry.ts')).runRegistry,
   explain: async () => (await import('./commands/explain.ts')).runExplain,
 };
 

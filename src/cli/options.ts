@@ -27,6 +27,19 @@ export const options = {
   check: { kind: 'flag', help: 'Only say whether flake.lock is up to date; no network, nothing written' },
   flake: { kind: 'text', value: 'FLAKE', help: 'The flake to work on (default: .)' },
   version: { kind: 'text', value: 'RANGE', help: 'Take the highest tag in this semver range' },
+  url: { kind: 'text', value: 'URL', help: 'Take the input from URL' },
+  tag: {
+    kind: 'text',
+    value: 'SHAPE',
+    help: 'How the tags that --version looks at are written: release-{version}',
+  },
+  ref: { kind: 'text', value: 'REF', help: 'The branch or tag to take' },
+  rev: { kind: 'text', value: 'REV', help: 'The revision to take: 40 hex digits' },
+  follows: {
+    kind: 'list',
+    value: 'INPUT=TARGET',
+    help: 'Let its input INPUT be TARGET, an input of this flake',
+  },
   'no-flake': { kind: 'flag', help: 'The input is only files: read no manifest in it' },
   locked: { kind: 'flag', negatable: true, env: 'FLK_LOCKED', help: 'Fail rather than change flake.lock' },
   frozen: { kind: 'flag', env: 'FLK_FROZEN', help: 'The same as --locked --offline' },
@@ -51,6 +64,7 @@ export const options = {
     help: 'Look registry names up among the inputs of FLAKE first',
   },
   'override-flake': { kind: 'pair', value: 'NAME REF', help: 'Let the registry name NAME mean REF' },
+  registry: { kind: 'text', value: 'FILE', help: 'The registry to change (default: this person’s)' },
   'no-registries': { kind: 'flag', help: 'Look no name up in a registry' },
   'allow-dirty': {
     kind: 'flag',
@@ -165,6 +179,7 @@ const locking = [
   ...writing,
   ...sources,
 ] as const satisfies readonly OptionName[];
+const editing = ['flake', ...sources, ...network] as const satisfies readonly OptionName[];
 const building = [
   'print-build-logs',
   'no-sandbox',
@@ -191,7 +206,40 @@ export const commands = {
     summary: 'Add an input to flake.yaml and lock it',
     details:
       'NAME defaults to the last word of the URL. The rest of flake.yaml, comments too, stays as its author wrote it.',
-    options: [...common, 'flake', 'version', 'no-flake', ...network],
+    options: [...common, 'version', 'tag', 'ref', 'rev', 'follows', 'no-flake', ...editing],
+  },
+  remove: {
+    args: 'NAME…',
+    min: 1,
+    summary: 'Take inputs out of flake.yaml and flake.lock',
+    details: 'Refuses, and lists the places, where a package uses an input or another input follows it.',
+    options: [...common, ...editing],
+  },
+  pin: {
+    args: 'INPUT [REV]',
+    min: 1,
+    max: 2,
+    summary: 'Keep an input where it is, whatever flk update moves',
+    details:
+      'Without REV the input becomes frozen: true, and flake.lock has its revision; flk update INPUT, by name, still moves it. With\nREV that revision is written into flake.yaml.',
+    options: [...common, ...editing],
+  },
+  unpin: {
+    args: 'INPUT',
+    min: 1,
+    max: 1,
+    summary: 'Let flk update move an input again',
+    details:
+      'Takes frozen and rev out of flake.yaml. What was frozen moves with the next flk update, what had a rev at once.',
+    options: [...common, ...editing],
+  },
+  set: {
+    args: 'INPUT',
+    min: 1,
+    max: 1,
+    summary: 'Change what flake.yaml says of an input, and lock it',
+    details: "An empty value takes the key away: --ref ''.",
+    options: [...common, 'url', 'version', 'tag', 'ref', 'rev', 'follows', 'no-flake', ...editing],
   },
   lock: {
     args: '[FLAKE]',
@@ -284,6 +332,14 @@ export const commands = {
     details:
       'path: the NAR of what lies there (what locks hold). file: the bytes of one file. convert: HASH is sha256-BASE64,\nsha256:DIGITS, or digits with --hash-algo; --to and --from name notations.',
     options: [...common, 'format', 'to', 'from', 'hash-algo', 'mode'],
+  },
+  registry: {
+    args: 'list|add|remove|pin|resolve [REF…]',
+    min: 1,
+    summary: 'Show, change and ask the registries, which say what names like nixpkgs mean',
+    details:
+      'list: all entries. add FROM TO: let FROM mean TO. remove FROM. pin FROM [TO]: let FROM mean what TO is at this moment.\nresolve REF…: where the registries lead. Files, order and output are those of nix registry; add, remove and pin change\nthis person’s own file, or the one that --registry names.',
+    options: [...common, 'registry', 'override-flake', 'no-registries', ...network],
   },
   explain: {
     args: 'CODE',

@@ -2,20 +2,35 @@
  * Edits of a manifest's text that leave everything else as its author wrote it: comments, layout, order, line ends. Each edit is
  * checked before it is given out: read again, the text must mean what was intended, or nothing is done.
  */
-import { isMap, isScalar, isSeq, type Node, type Pair, parseDocument, type YAMLMap } from 'yaml';
 import { canonicalJson, type Json } from '../base/canonical.ts';
-import { Findings } from '../base/diagnostics.ts';
+import { type Diagnostic, Findings } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
+import { parseManifest } from './manifest.ts';
+import { byHand, Layout, scalar } from './manifest-layout.ts';
+import type { InputDeclaration, Manifest } from './manifest-model.ts';
 import { parseYaml, plainValue } from './manifest-yaml.ts';
 import { inputNamePattern } from './package-ref.ts';
 
-export interface NewInput {
-  readonly url: string;
+/** What an input says of itself, by the manifest's own keys. */
+export interface InputKeys {
+  readonly url?: string;
   /** Semver range. */
   readonly version?: string;
+  /** Tag shape, `release-{version}`. */
+  readonly tag?: string;
+  readonly ref?: string;
+  readonly rev?: string;
   /** False: only files. */
   readonly flake?: boolean;
+  readonly frozen?: boolean;
+  /** Path of an input of that flake (`base`, `greet/base`) → what it follows, from this flake. */
+  readonly follows?: ReadonlyMap<string, string>;
 }
+
+export type NewInput = InputKeys & { readonly url: string };
+
+/** As `InputKeys`; an empty text takes the key away, and so does `undefined` for truth values. */
+export type InputChanges = { readonly [K in keyof InputKeys]?: InputKeys[K] | undefined };
 
 /**
  * The text with one more input, `inputs:` included where there is none. Throws FLK_USAGE when the name is taken or cannot name an
@@ -24,28 +39,80 @@ export interface NewInput {
 export function addInput(text: string, name: string, input: NewInput): string {
   if (!inputNamePattern.test(name) || name === 'self') {
     throw new FlkError('FLK_USAGE', `"${name}" cannot name an input`, {
-      hint: 'a name is a letter, then letters, digits, _ and -',
+      hint:
+        name === 'self'
+          ? 'self is this flake: choose another name'
+          : 'a name is a letter, then letters, digits, _ and -',
     });
   }
   const before = read(text);
   const inputs = inputsOf(before);
   if (Object.hasOwn(inputs, name)) {
     throw new FlkError('FLK_USAGE', `there is an input "${name}" already`, {
-      hint: `flk update ${name} moves it; another name adds a second one`,
+      hint: `flk update ${name} moves it, flk set ${name} changes it; another name adds a second one`,
     });
   }
-  const value: Json =
-    input.version === undefined && input.flake !== false
-      ? input.url
-      : {
-          url: input.url,
-          ...(input.version !== undefined && { version: input.version }),
-          ...(input.flake === false && { flake: false }),
-        };
+  const { url, follows, ...keys } = input;
+  let map: Plain = { url, ...keys };
+  for (const [path, target] of follows ?? []) map = withValue(map, followsKeys(path), target);
+  const value: Json = Object.keys(map).length === 1 ? url : map;
   return verified(new Layout(text).add(name, value), {
     ...before,
     inputs: { ...inputs, [name]: value },
   });
+}
+
+/**
+ * The text with some keys of an input changed; where nothing changes, the same text. Throws FLK_INPUT_UNKNOWN,
+ * FLK_MANIFEST_INVALID.
+ */
+export function changeInput(text: string, name: string, changes: InputChanges): string {
+  if (!Object.hasOwn(inputsOf(read(text)), name)) throw unknownInput(name);
+  const { follows, ...keys } = changes;
+  const settings: [path: string[], value: string | boolean | undefined][] = [
+    ...Object.entries(keys).map(([key, value]): [string[], string | boolean | undefined] => [[key], value]),
+    ...[...(follows ?? [])].map(([path, target]): [string[], string] => [followsKeys(path), target]),
+  ];
+  return settings.reduce(
+    (edited, [path, value]) => setKey(edited, ['inputs', name, ...path], value === '' ? undefined : value),
+    text,
+  );
+}
+
+function setKey(text: string, path: readonly string[], value: string | boolean | undefined): string {
+  const before = read(text);
+  const old = valueAt(before, path);
+  if (old === value) return text;
+  const layout = new Layout(text);
+  const edited = value === undefined ? layout.removeAt(path) : layout.setAt(path, value);
+  return verified([edited], withValue(before, path, value));
+}
+
+/** `greet/base` as the keys that lead to what it follows. */
+const followsKeys = (path: string): string[] => [
+  ...path.split('/').flatMap((name) => ['inputs', name]),
+  'follows',
+];
+
+function valueAt(json: Json | undefined, path: readonly string[]): Json | undefined {
+  const [key, ...rest] = path;
+  if (key === undefined) return json;
+  if (typeof json === 'string' && key === 'url') return valueAt(json, rest);
+  const known = typeof json === 'object' && json !== null && !Array.isArray(json) && Object.hasOwn(json, key);
+  return known ? valueAt((json as Plain)[key], rest) : undefined;
+}
+
+/** With another value at a path; a map that is empty then goes too. A text on the way is short for a map with a url. */
+function withValue(json: Json | undefined, path: readonly string[], value: Json | undefined): Plain {
+  const [key = '', ...rest] = path;
+  const map: Plain =
+    typeof json === 'string' ? { url: json } : json === null || json === undefined ? {} : (json as Plain);
+  const { [key]: old, ...others } = map;
+  const inner = rest.length === 0 ? value : withValue(old, rest, value);
+  const gone =
+    inner === undefined ||
+    (value === undefined && rest.length > 0 && Object.keys(inner as Plain).length === 0);
+  return gone ? others : { ...others, [key]: inner };
 }
 
 /** The text without one of its inputs. Throws FLK_INPUT_UNKNOWN, FLK_MANIFEST_INVALID. */
@@ -53,10 +120,48 @@ export function removeInput(text: string, name: string): string {
   const before = read(text);
   const { [name]: _, ...inputs } = inputsOf(before);
   if (!Object.hasOwn(inputsOf(before), name)) {
-    throw new FlkError('FLK_INPUT_UNKNOWN', `there is no input "${name}"`);
+    throw unknownInput(name);
   }
   return verified(new Layout(text).remove(name), { ...before, inputs });
 }
+
+/** Where a manifest uses these inputs, except in their own declarations. Empty: they can go. */
+export function inputUsers(manifest: Manifest, names: readonly string[]): readonly Diagnostic[] {
+  const { file, inputs } = manifest;
+  const findings = new Findings(file);
+  const search = (declared: ReadonlyMap<string, InputDeclaration>, path: string): void => {
+    for (const [name, { follows, inputs: inner, range }] of declared) {
+      if (path === '' && names.includes(name)) continue;
+      const [first] = follows ?? [];
+      if (first !== undefined && names.includes(first))
+        findings.add(range, `${path}${name} follows ${follows!.join('/')}`);
+      search(inner, `${path}${name}/`);
+    }
+  };
+  search(inputs, '');
+  for (const name of names) {
+    const range = inputs.get(name)?.range;
+    if (!range) continue;
+    // Called otherwise, the input is missed wherever it is used; what is as long leaves all places as they are.
+    const { start } = range;
+    const at = file.text.slice(start, range.end).indexOf(name) + start;
+    const other = ['q', 'x', 'z', 'Q', 'X', 'Z', 'j', 'J', 'v', 'V']
+      .map((letter) => letter.repeat(name.length))
+      .find((word) => word !== name && !inputs.has(word));
+    if (at < start || other === undefined) continue;
+    const text = file.text.slice(0, at) + other + file.text.slice(at + name.length);
+    try {
+      parseManifest({ ...file, text });
+    } catch (error) {
+      if (!(error instanceof FlkError)) throw error;
+      for (const diagnostic of error.diagnostics) findings.add(diagnostic.range, `this uses ${name}`);
+    }
+  }
+  return findings.list();
+}
+
+const unknownInput = (name: string): FlkError =>
+  new FlkError('FLK_INPUT_UNKNOWN', `there is no input "${name}"`);
 
 type Plain = Readonly<Record<string, Json>>;
 
@@ -78,11 +183,6 @@ function inputsOf(manifest: Plain): Plain {
   return inputs as Plain;
 }
 
-const byHand = (): FlkError =>
-  new FlkError('FLK_MANIFEST_INVALID', 'flake.yaml is laid out in a way that flk cannot edit', {
-    hint: 'edit inputs by hand',
-  });
-
 /** The first text that means what is wanted. An empty `inputs` and none mean the same. */
 function verified(texts: readonly string[], wanted: Plain): string {
   const meaning = (manifest: Plain): string => canonicalJson({ ...manifest, inputs: inputsOf(manifest) });
@@ -94,231 +194,6 @@ function verified(texts: readonly string[], wanted: Plain): string {
     }
   }
   throw byHand();
-}
-
-/** A text and where its parts stand. */
-class Layout {
-  readonly #text: string;
-  readonly #newline: string;
-  readonly #root: Node | null;
-
-  constructor(text: string) {
-    this.#text = text;
-    this.#newline = /\r?\n/.exec(text)?.[0] ?? '\n';
-    this.#root = parseDocument(text, { stringKeys: true, prettyErrors: false, logLevel: 'silent' }).contents;
-  }
-
-  /** Candidates, the most pleasing first. */
-  add(name: string, value: Json): string[] {
-    const root = this.#root;
-    if (root === null || (isScalar(root) && root.value === null)) {
-      return [this.#appended(this.#block('inputs', { [name]: value }, 0, 2))];
-    }
-    if (!isMap(root)) throw byHand();
-    const pair = pairOf(root, 'inputs');
-    if (pair === undefined) return this.#addSection(root, { [name]: value });
-    const inputs = pair.value as Node | null;
-    if (isMap(inputs) && (inputs.items.length > 0 || root.flow)) return [this.#addToMap(inputs, name, value)];
-    const empty = isMap(inputs) || (isScalar(inputs) && inputs.value === null);
-    if (!empty || inputs.anchor || inputs.tag) throw byHand();
-    const [start, end] = rangeOf(inputs);
-    if (root.flow) return [this.#replaced(start, end, ` { ${flowEntry(name, value)} }`)];
-    // `inputs:`, `inputs: {}`, `inputs: null`: the lines below take the empty value's place.
-    const [, keyEnd] = rangeOf(pair.key as Node);
-    const colon = this.#text.indexOf(':', keyEnd) + 1;
-    if (/[#\n]/.test(this.#text.slice(start, end))) throw byHand();
-    const bare = end > start ? new Layout(this.#replaced(colon, end, '')) : this;
-    const indent = this.#columnOf(pair.key as Node) + this.#step();
-    return [bare.#insertedLines(bare.#lineEnd(colon), this.#block(name, value, indent, this.#step()))];
-  }
-
-  /** Candidates, the most pleasing first. */
-  remove(name: string): string[] {
-    const root = this.#root;
-    const pair = isMap(root) ? pairOf(root, 'inputs') : undefined;
-    if (!isMap(root) || !pair || !isMap(pair.value)) throw byHand();
-    const inputs = pair.value as YAMLMap;
-    if (inputs.flow) return [this.#withoutFlowItem(inputs, name)];
-    const entry = pairOf(inputs, name)!;
-    const texts = [this.#withoutLines(entry)];
-    const above = this.#text.slice(rangeOf(pair.key as Node)[1], rangeOf(entry.key as Node)[0]);
-    // An `inputs:` with nothing below it goes too, unless a comment would go with it.
-    if (inputs.items.length === 1 && !root.flow && /^\s*:\s*$/.test(above)) {
-      texts.unshift(this.#withoutLines(pair));
-    }
-    return texts;
-  }
-
-  #addToMap(map: YAMLMap, key: string, value: Json): string {
-    const last = map.items.at(-1);
-    if (map.flow) {
-      const [start, end] = rangeOf(map);
-      if (!last) return this.#replaced(start, end, `{ ${flowEntry(key, value)} }`);
-      const at = this.#endOf(last);
-      const comma = /^\s*,/.exec(this.#text.slice(at, end));
-      const after = at + (comma?.[0].length ?? 0);
-      return this.#replaced(after, after, `${comma ? '' : ','} ${flowEntry(key, value)}${comma ? ',' : ''}`);
-    }
-    if (!last) throw byHand();
-    const indent = this.#columnOf(map.items[0]!.key as Node);
-    const lines = this.#block(key, value, indent, this.#step());
-    return this.#insertedLines(this.#lineEnd(this.#endOf(last)), lines);
-  }
-
-  /** A first `inputs`: above packages, at the end, or, where text at the end would take in what follows it, at the top. */
-  #addSection(root: YAMLMap, value: Json): string[] {
-    const [first] = root.items;
-    const last = root.items.at(-1);
-    if (root.flow || !first || !last) return [this.#addToMap(root, 'inputs', value)];
-    const lines = this.#block('inputs', value, this.#columnOf(first.key as Node), this.#step());
-    const end = this.#lineEnd(this.#endOf(last));
-    const spaced = /\n\r?\n$/.test(this.#text.slice(0, end));
-    const above = (at: number): string => this.#replaced(at, at, lines + this.#newline.repeat(2));
-    const packages = this.#beforePackages(root);
-    return [
-      ...(packages === undefined ? [] : [above(packages)]),
-      this.#insertedLines(end, (spaced ? '' : this.#newline) + lines),
-      above(this.#lineStart(rangeOf(first.key as Node)[0])),
-    ];
-  }
-
-  /** Inputs are looked for above packages: there, but not between those and the comment that belongs to them. */
-  #beforePackages(root: YAMLMap): number | undefined {
-    const index = root.items.findIndex((pair) => isScalar(pair.key) && pair.key.value === 'packages');
-    if (index < 1) return undefined;
-    let at = this.#lineStart(rangeOf(root.items[index]!.key as Node)[0]);
-    const floor = this.#lineEnd(this.#endOf(root.items[index - 1]!));
-    while (at > floor) {
-      const above = this.#lineStart(at - 1);
-      if (!/^\s*#/.test(this.#text.slice(above, at))) break;
-      at = above;
-    }
-    return at;
-  }
-
-  /** `key: value` in block style, without a newline at the end. */
-  #block(key: string, value: Json, indent: number, step: number): string {
-    const pad = ' '.repeat(indent);
-    if (value === null || typeof value !== 'object') return `${pad}${scalar(key)}: ${scalar(value)}`;
-    const lines = Object.entries(value).map(([name, item]) =>
-      this.#block(name, item as Json, indent + step, step),
-    );
-    return [`${pad}${scalar(key)}:`, ...lines].join(this.#newline);
-  }
-
-  /** How far this text indents: by its first indented mapping. */
-  #step(): number {
-    if (!isMap(this.#root) || this.#root.flow) return 2;
-    const base = this.#columnOf(this.#root.items[0]!.key as Node);
-    for (const { value } of this.#root.items) {
-      if (!isMap(value) || value.flow || value.items.length === 0) continue;
-      const step = this.#columnOf(value.items[0]!.key as Node) - base;
-      if (step > 0) return step;
-    }
-    return 2;
-  }
-
-  #withoutLines(pair: Pair): string {
-    const start = this.#lineStart(rangeOf(pair.key as Node)[0]);
-    const end = this.#lineEnd(this.#endOf(pair));
-    if (this.#text.slice(start, rangeOf(pair.key as Node)[0]).trim() !== '') throw byHand();
-    return this.#replaced(start, end, '');
-  }
-
-  #withoutFlowItem(map: YAMLMap, name: string): string {
-    const index = map.items.findIndex((pair) => isScalar(pair.key) && pair.key.value === name);
-    const pair = map.items[index]!;
-    const [start] = rangeOf(pair.key as Node);
-    const end = this.#endOf(pair);
-    const next = map.items[index + 1];
-    if (next) return this.#replaced(start, rangeOf(next.key as Node)[0], '');
-    const previous = map.items[index - 1];
-    return previous ? this.#replaced(this.#endOf(previous), end, '') : this.#replaced(start, end, '');
-  }
-
-  /** The end of what a pair holds: not of the comments and blank lines after it. */
-  #endOf(pair: Pair): number {
-    const value = pair.value as Node | null;
-    const [, keyEnd] = rangeOf(pair.key as Node);
-    if (value === null) return keyEnd;
-    if ((isMap(value) || isSeq(value)) && !value.flow) {
-      const last = value.items.at(-1) as Pair | Node | undefined;
-      if (last === undefined) return rangeOf(value)[1];
-      return 'key' in last ? this.#endOf(last) : this.#endOfNode(last);
-    }
-    return Math.max(keyEnd, this.#endOfNode(value));
-  }
-
-  #endOfNode(node: Node): number {
-    if (isMap(node) && !node.flow && node.items.length > 0) return this.#endOf(node.items.at(-1)!);
-    if (isSeq(node) && !node.flow && node.items.length > 0) return this.#endOfNode(node.items.at(-1) as Node);
-    const [start, end] = rangeOf(node);
-    const written = this.#text.slice(start, end);
-    // In a block scalar with + the blank lines at the end count; so they do not anywhere else.
-    return /^[|>][0-9]?\+/.test(written) ? end : start + written.trimEnd().length;
-  }
-
-  #columnOf(node: Node): number {
-    const [start] = rangeOf(node);
-    return start - this.#lineStart(start);
-  }
-
-  /** A byte order mark is no column. */
-  #lineStart(offset: number): number {
-    const start = this.#text.lastIndexOf('\n', offset - 1) + 1;
-    return start === 0 && this.#text.startsWith('\ufeff') ? Math.min(1, offset) : start;
-  }
-
-  /** Where the next line begins. */
-  #lineEnd(offset: number): number {
-    // The offset may already be at a line's start, behind a block scalar that keeps its last newline.
-    if (offset > 0 && this.#text[offset - 1] === '\n') return offset;
-    const newline = this.#text.indexOf('\n', offset);
-    return newline < 0 ? this.#text.length : newline + 1;
-  }
-
-  #replaced(start: number, end: number, by: string): string {
-    return this.#text.slice(0, start) + by + this.#text.slice(end);
-  }
-
-  /** `at` is a line's start, or the end of a text that lacks its last newline. */
-  #insertedLines(at: number, lines: string): string {
-    const open = at > 0 && this.#text[at - 1] !== '\n';
-    return open
-      ? this.#replaced(at, at, this.#newline + lines)
-      : this.#replaced(at, at, lines + this.#newline);
-  }
-
-  #appended(lines: string): string {
-    const bare = this.#text.replace('\ufeff', '');
-    if (bare.trim() === '' && !bare.includes('\n')) return `${this.#text.trimEnd()}${lines}${this.#newline}`;
-    return this.#insertedLines(this.#text.length, lines);
-  }
-}
-
-function pairOf(map: YAMLMap, key: string): Pair | undefined {
-  return map.items.find((pair) => isScalar(pair.key) && pair.key.value === key);
-}
-
-function rangeOf(node: Node): readonly [start: number, end: number] {
-  if (!node.range) throw byHand();
-  return [node.range[0], node.range[1]];
-}
-
-function flowEntry(key: string, value: Json): string {
-  if (value === null || typeof value !== 'object') return `${scalar(key)}: ${scalar(value)}`;
-  const entries = Object.entries(value).map(([name, item]) => flowEntry(name, item as Json));
-  return `${scalar(key)}: { ${entries.join(', ')} }`;
-}
-
-/** Bare where no YAML reader could take it for anything but this text; else in double quotes. */
-function scalar(value: Json): string {
-  if (typeof value !== 'string') return JSON.stringify(value);
-  const bare =
-    /^[A-Za-z./^~][A-Za-z0-9+./_^~=&%@:?-]*$/.test(value) &&
-    !value.endsWith(':') &&
-    !/^(true|false|yes|no|on|off|y|n|null|~|[.](inf|nan|[0-9_]+(e[0-9]+)?))$/i.test(value);
-  return bare ? value : JSON.stringify(value);
 }
 
 /** An input's name out of its reference: the repository's or folder's own, `-2` where that is taken. */

@@ -4,7 +4,7 @@ import { printFlakeRef } from '../../flake/flake-ref.ts';
 import { type Manifest, type PackageDeclaration, packagesFor } from '../../flake/manifest.ts';
 import { cleanText, type Palette } from '../../report/text.ts';
 import type { Context } from '../context.ts';
-import { openLocked } from '../locking.ts';
+import { openFlake, readPackages } from '../flake.ts';
 import { hostSystem } from './build.ts';
 
 type Leaf =
@@ -15,8 +15,9 @@ type Leaf =
 type Branch = { readonly [name: string]: Branch | Leaf };
 
 export async function runShow(context: Context): Promise<number> {
-  const { flake, manifest } = await openLocked(context, context.args[0] ?? '.');
-  const outputs = outputsOf(manifest);
+  // Its manifest says it all: nothing is locked or fetched for it.
+  const flake = await openFlake(context, context.args[0] ?? '.');
+  const outputs = outputsOf(await readPackages(flake));
   context.answer(outputs, () => {
     const { paint } = context;
     return [paint.strong(cleanText(printFlakeRef(flake.ref))), ...lines(outputs, [], '', paint)].join('\n');
