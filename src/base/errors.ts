@@ -80,6 +80,11 @@ export const errorCodes = {
     'flake.yaml has faults. All of them are listed, each with its line and column.',
   ),
   FLK_MANIFEST_VERSION: row(2, 'update flk', 'The flake asks for another version of flk (requireVersion).'),
+  FLK_NIX_SYNTAX: row(
+    2,
+    '',
+    'A text is not an expression of the Nix language. The first place where it stops being one is shown.',
+  ),
 
   // references
   FLK_REF_INVALID: row(
@@ -96,6 +101,17 @@ export const errorCodes = {
     2,
     'use a git credential helper or netrc instead',
     'A URL in a manifest holds a user name or a token. It would end up in the lock and in store paths, for everyone to read.',
+  ),
+  FLK_REGISTRY_UNKNOWN: row(
+    2,
+    'flk registry list shows what there is',
+    'A flake is named by an id, and no registry says where that is. Inputs are looked up in the global registry and in --override-flake alone, flakes on the command line also in the registries of this person and of this machine.',
+  ),
+  FLK_REGISTRY_CYCLE: row(2, '', 'Entries of the registries lead to one another in a circle.'),
+  FLK_REGISTRY_INVALID: row(
+    2,
+    'mend the file, or move it away',
+    'A registry is not what flk can read: JSON of version 2, a list of entries with from and to.',
   ),
 
   // lock
@@ -148,8 +164,18 @@ export const errorCodes = {
   FLK_HTTP_STATUS: row(3, '', 'A server answered with an error status.'),
   FLK_HTTP_AUTH: row(
     3,
-    'set up a git credential helper or netrc for this host',
+    'give flk a token or a netrc login for this host (docs/configuration.md), or git a credential helper',
     'A server wants credentials, or refuses those it was given.',
+  ),
+  FLK_HTTP_RATE_LIMIT: row(
+    3,
+    'wait, or give flk a token for this host: docs/configuration.md',
+    'A server has answered as many requests as it allows you for now. Those of a known user may ask more often.',
+  ),
+  FLK_FORGE_ANSWER: row(
+    3,
+    'if the host is no such forge, name the repository as git+https://',
+    'The API of a forge answers with something else than it is documented to: another kind of server may stand there.',
   ),
   FLK_GIT_REPO_MISSING: row(
     2,
