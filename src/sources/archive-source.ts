@@ -233,7 +233,7 @@ export class ArchiveSource {
       const { root, lastModified } =
         request.kind === 'file'
           ? { root: await spoolFile(meter.unpacked(plain), spool, false), lastModified: 0 }
-          : await this.#unpack(plain, `${scratch}.zip`, spool, meter);
+          : await this.#unpack(plain, request.url, `${scratch}.zip`, spool, meter);
       const tree = await this.#cache.keep(spool, root, lastModified, this.#options.signal);
       return { tree, lastModified };
     } finally {
@@ -243,6 +243,7 @@ export class ArchiveSource {
 
   async #unpack(
     body: AsyncIterable<Buffer>,
+    url: URL,
     scratch: string,
     spool: Spool,
     meter: Meter,
@@ -254,12 +255,16 @@ export class ArchiveSource {
         return build(readTar(meter.unpacked(plain)), spool, this.#limits, (content) => content);
       }
       case 'zip': {
-        // What a zip archive holds is written at its end.
+        // What a zip archive holds is written at its end. Nix reads that part only of what is called a zip: of another one it
+        // does not see which files are links or executable.
+        const plain = !/\.zip$/i.test(url.pathname);
         const file = new Spool(scratch);
         try {
           await spoolFile(whole, file, false);
           file.close();
-          return await build(readZip(scratch), spool, this.#limits, (content) => meter.unpacked(content));
+          return await build(readZip(scratch, { plain }), spool, this.#limits, (content) =>
+            meter.unpacked(content),
+          );
         } finally {
           await file.discard();
           await rm(scratch, { force: true });

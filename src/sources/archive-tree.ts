@@ -1,6 +1,7 @@
 /**
  * The tree that an archive's entries add up to, by the rules of Nix 2.34's tarball fetcher: missing folders are made, a hard link is
- * a copy, a single top folder is left away. Only what is where is kept here; the bytes of files lie elsewhere, at an offset.
+ * a copy of what its target is at the end, a single top folder is left away. Only what is where is kept here; the bytes of files lie
+ * elsewhere, at an offset.
  */
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { throwIfAborted } from '../base/concurrency.ts';
@@ -36,12 +37,17 @@ export interface TreeLimits {
 
 const folder = (): FolderNode => ({ kind: 'directory', children: new Map() });
 
+/** What a path may have below the tree's root: Nix 2.34 reads no deeper. */
+const maxNames = 63;
+
 /** Puts entries together, in whatever order they come. What could mean two things, or leads out of the tree, is FLK_ARCHIVE_INVALID. */
 export class TreeBuilder {
   readonly #root = folder();
   readonly #limits: TreeLimits;
+  readonly #hardlinks = new Map<string, { readonly path: Buffer; readonly target: readonly string[] }>();
   #entries = 0;
   #bytes = 0;
+  #deepest = 0;
 
   constructor(limits: TreeLimits) {
     this.#limits = limits;
@@ -62,20 +68,33 @@ export class TreeBuilder {
     this.#put(path, { kind: 'symlink', target: target.toString('latin1') });
   }
 
-  /** A second name for what an earlier entry holds. */
+  /** Another name for what some other entry holds, an earlier one as a rule. */
   hardlink(path: Buffer, target: Buffer): void {
-    let node: TreeNode | undefined = this.#root;
-    for (const name of namesOf(target))
-      node = node?.kind === 'directory' ? node.children.get(name) : undefined;
-    if (node === undefined || node.kind === 'directory')
-      throw archiveError(`${path} is a hard link to ${target}, which is no file before it`);
-    this.#put(path, node);
+    this.#count();
+    this.#hardlinks.set(namesOf(path).join('/'), { path, target: namesOf(target) });
   }
 
-  /** Everything, without the top folder where there is nothing beside it. */
+  /** Once, at the end: everything, without the top folder where there is nothing beside it. */
   root(): FolderNode {
+    for (const { path, target } of this.#hardlinks.values()) {
+      const node = this.#find(target);
+      if (node === undefined || node.kind === 'directory')
+        throw archiveError(`${path} is a hard link to ${latin1(target.join('/'))}, which is no file`);
+      const before = this.#find(namesOf(path));
+      // For Nix, what has bytes of its own goes before a link, wherever it stands.
+      if (before === undefined || before.kind === 'directory') this.#put(path, node);
+    }
     const [only, ...others] = this.#root.children.values();
-    return only?.kind === 'directory' && others.length === 0 ? only : this.#root;
+    const root = only?.kind === 'directory' && others.length === 0 ? only : this.#root;
+    if (this.#deepest > (root === this.#root ? maxNames : maxNames + 1))
+      throw new FlkError('FLK_LIMIT', `the archive has paths of more than ${maxNames} names`);
+    return root;
+  }
+
+  #find(names: readonly string[]): TreeNode | undefined {
+    let node: TreeNode | undefined = this.#root;
+    for (const name of names) node = node?.kind === 'directory' ? node.children.get(name) : undefined;
+    return node;
   }
 
   #put(path: Buffer, node: FileNode | LinkNode): void {
@@ -95,6 +114,7 @@ export class TreeBuilder {
   }
 
   #folder(names: readonly string[], depth: number, path: Buffer): FolderNode {
+    this.#deepest = Math.max(this.#deepest, names.length);
     let at = this.#root;
     for (let i = 0; i < depth; i++) {
       let next = at.children.get(names[i]!);
@@ -104,7 +124,9 @@ export class TreeBuilder {
         at.children.set(names[i]!, next);
       }
       if (next.kind !== 'directory')
-        throw archiveError(`${path} lies below ${names.slice(0, i + 1).join('/')}, which is a ${next.kind}`);
+        throw archiveError(
+          `${path} lies below ${latin1(names.slice(0, i + 1).join('/'))}, which is a ${next.kind}`,
+        );
       at = next;
     }
     return at;
@@ -125,9 +147,16 @@ function namesOf(path: Buffer): string[] {
   for (const name of names) {
     if (name === '..') throw archiveError(`${path} leads out of the archive`);
     if (!isNodeName(Buffer.from(name, 'latin1'))) throw archiveError(`${path} has an impossible name`);
+    if (gitFolder.test(name)) throw archiveError(`${path} would be part of a Git repository`);
   }
   return names;
 }
+
+/** What is, or is on a Windows disk, `.git`: Nix keeps archives in a Git repository, which takes no such name. */
+const gitFolder = /^(?:\.git|git~1)(?:[\\:].*|[. ]*)$/is;
+
+/** For messages. */
+const latin1 = (name: string): string => Buffer.from(name, 'latin1').toString();
 
 /** Gives the bytes of a file in pieces. */
 export type ReadPieces = (offset: number, size: number, each: (piece: Buffer) => void) => void;

@@ -68,7 +68,8 @@ export async function* readTar(
         case '\0':
         case '7': {
           // Before POSIX a folder was a file whose name ends in a slash.
-          if (type !== '7' && path.at(-1) === 0x2f && size === 0) {
+          if (type !== '7' && path.at(-1) === 0x2f) {
+            if (size > 0) throw archiveError(`${path} is a folder with ${size} bytes`);
             yield { kind: 'directory', path, modified };
             break;
           }

@@ -13,13 +13,18 @@ export function isZip(start: Buffer): boolean {
 /** Symlink targets are paths. */
 const maxTarget = 4096;
 
+export interface ZipOptions {
+  /** Takes every file for a plain one: no links, nothing executable. */
+  readonly plain?: boolean;
+}
+
 /** Throws FLK_ARCHIVE_INVALID. */
-export async function* readZip(file: string): AsyncGenerator<ArchiveEntry> {
+export async function* readZip(file: string, options: ZipOptions = {}): AsyncGenerator<ArchiveEntry> {
   const { openPromise } = await import('yauzl');
   let zip: ZipFile | undefined;
   try {
     zip = await openPromise(file, { lazyEntries: true, autoClose: false, decodeStrings: false });
-    for await (const entry of zip.eachEntry()) yield* zipEntry(zip, entry);
+    for await (const entry of zip.eachEntry()) yield* zipEntry(zip, entry, options);
   } catch (error) {
     if (error instanceof FlkError) throw error;
     throw archiveError(`the zip archive is damaged: ${(error as Error).message}`, error);
@@ -28,12 +33,12 @@ export async function* readZip(file: string): AsyncGenerator<ArchiveEntry> {
   }
 }
 
-async function* zipEntry(zip: ZipFile, entry: Entry): AsyncGenerator<ArchiveEntry> {
-  const path = entry.fileNameRaw;
+async function* zipEntry(zip: ZipFile, entry: Entry, options: ZipOptions): AsyncGenerator<ArchiveEntry> {
+  const path = withSlashes(entry.fileNameRaw);
   if (!entry.canDecodeFileData()) {
     throw archiveError(`${path} is encrypted, or packed in a way that flk does not read`);
   }
-  const mode = entry.versionMadeBy >>> 8 === 3 ? entry.externalFileAttributes >>> 16 : 0;
+  const mode = entry.versionMadeBy >>> 8 === 3 && !options.plain ? entry.externalFileAttributes >>> 16 : 0;
   const kind = mode & 0o170000;
   // A Unix time where the writer recorded one; else its wall clock, which is read as this machine’s, for want of a zone.
   const modified = Math.floor(entry.getLastModDate().getTime() / 1000);
@@ -49,6 +54,11 @@ async function* zipEntry(zip: ZipFile, entry: Entry): AsyncGenerator<ArchiveEntr
   } else {
     throw archiveError(`${path} is a device or a pipe`);
   }
+}
+
+/** Some programs for Windows write `a\\b`: a name without any slash is taken for one of theirs, as libarchive does. */
+function withSlashes(name: Buffer): Buffer {
+  return name.includes(0x2f) ? name : Buffer.from(name.map((byte) => (byte === 0x5c ? 0x2f : byte)));
 }
 
 async function* content(zip: ZipFile, entry: Entry): AsyncGenerator<Buffer> {
