@@ -125,6 +125,11 @@ export const errorCodes = {
     'take either side, git checkout --ours flake.lock, then run flk lock',
     'flake.lock holds merge-conflict markers.',
   ),
+  FLK_LOCK_UNLOCKED_INPUT: row(
+    2,
+    'commit the changes there, or try --allow-dirty-locks',
+    'An input is a working tree with changes that are not committed. Its hash is known, but nobody else could get these bytes, so they do not belong into a lock.',
+  ),
   FLK_LOCK_STALE: row(
     1,
     'flk lock',
@@ -208,6 +213,16 @@ export const errorCodes = {
     2,
     'git fetch --unshallow there; or add shallow=1 to the reference, which asks for no count',
     'A lock says how many revisions lead up to the one it names (revCount), and a shallow clone does not hold them all.',
+  ),
+  FLK_GIT_SUBMODULE: row(
+    4,
+    'correct .gitmodules in that repository, or leave submodules=1 out',
+    'A submodule’s path or URL is not one that flk follows: it leaves the repository, would run a command, or leads from a server to this machine.',
+  ),
+  FLK_GIT_LFS: row(
+    4,
+    'push the object with git lfs push, or leave lfs=1 out',
+    'A file kept by Git LFS is not on the server, or is not what its pointer in the repository says.',
   ),
   FLK_GIT_MISSING: row(2, 'install git', 'This needs the git program, and there is none on this machine.'),
   FLK_GIT_WORKTREE: row(

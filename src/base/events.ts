@@ -41,6 +41,10 @@ export type Notice =
   | { readonly type: 'netrc-readable'; readonly path: string }
   /** A forge answers for a repository under another name than it was asked for. */
   | { readonly type: 'repository-moved'; readonly from: string; readonly to: string }
+  /** What is written down may mean something else tomorrow. */
+  | { readonly type: 'not-locked'; readonly flake: string }
+  /** A server could not be asked, so its last answer counts. */
+  | { readonly type: 'old-answer'; readonly subject: string; readonly reason: string }
   | { readonly type: 'ci-locked' }
   | { readonly type: 'lock-written'; readonly path: string };
 

@@ -8,6 +8,7 @@ import { PlainReport } from '../report/plain.ts';
 import type { Renderer } from '../report/renderer.ts';
 import { colours, noColours, type Palette } from '../report/text.ts';
 import { TtyReport } from '../report/tty.ts';
+import type { FlakeRegistries } from '../sources/registry.ts';
 import type { Sources } from '../sources/source.ts';
 import type { Store } from '../store/store.ts';
 import type { CommandName, Flags } from './options.ts';
@@ -62,6 +63,7 @@ export class Context {
   readonly handOverSignals: World['handOverSignals'];
   readonly #stdout: Terminal;
   #sources: Promise<Sources> | undefined;
+  #registries: Promise<FlakeRegistries> | undefined;
   #store: Promise<Store> | undefined;
   #settings: Promise<Settings> | undefined;
 
@@ -106,9 +108,7 @@ export class Context {
 
   /** Whether flake.lock must stay as it is: asked for, or because a CI job that builds must not choose its inputs itself. */
   get locked(): boolean {
-    return (
-      this.flags.frozen || this.flags['no-update-lock-file'] || (this.flags.locked ?? this.lockedByCi)
-    );
+    return this.flags.frozen || this.flags['no-update-lock-file'] || (this.flags.locked ?? this.lockedByCi);
   }
 
   /** Whether only `CI=true` says so. */
@@ -123,18 +123,32 @@ export class Context {
     return this.#settings;
   }
 
+  /** What names mean: for this run, for this person, on this machine, everywhere. No file is read before it is asked. */
+  registries(): Promise<FlakeRegistries> {
+    this.#registries ??= import('./registries.ts').then(({ openRegistries }) => openRegistries(this));
+    return this.#registries;
+  }
+
   /** The same for the whole run: equal references have equal answers. */
   sources(): Promise<Sources> {
-    this.#sources ??= import('../sources/source.ts').then(
-      ({ Sources }) =>
+    this.#sources ??= Promise.all([
+      import('../sources/source.ts'),
+      import('../sources/credentials.ts'),
+      this.registries(),
+      this.settings(),
+    ]).then(
+      ([{ Sources }, { Credentials }, registries, { accessTokens, netrcFile, sslCertFile, tarballTtl }]) =>
         new Sources({
+          registries,
+          credentials: new Credentials({ accessTokens, netrcFile, env: this.env, reporter: this.reporter }),
+          caFile: sslCertFile,
           cacheFolder: this.folders.cache,
           reporter: this.reporter,
           signal: this.signal,
           offline: this.offline,
           refresh: this.flags.refresh,
           // Who locks wants to know what is there now; who uses a remote flake, not to wait for the same answer each time.
-          refTtl: ['build', 'run', 'metadata'].includes(this.command) ? refTtl : 0,
+          refTtl: ['build', 'run', 'metadata'].includes(this.command) ? tarballTtl : 0,
         }),
     );
     return this.#sources;
@@ -160,9 +174,6 @@ export class Context {
     if (text !== '') this.#stdout.write(`${text}\n`);
   }
 }
-
-/** Seconds: Nix's `tarball-ttl`. */
-const refTtl = 3600;
 
 /** XDG's folders; `--store` and relative values count from the current folder. */
 export function foldersOf(world: Pick<World, 'env' | 'cwd'>, store: string | undefined): Folders {

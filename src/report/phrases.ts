@@ -59,6 +59,10 @@ export function noticeWords(notice: Notice): NoticeWords {
       return warning(
         `${notice.from} has moved to ${notice.to}: name that one, for the old name may pass to somebody else`,
       );
+    case 'not-locked':
+      return warning(`${notice.flake} is not locked: it may be something else tomorrow`);
+    case 'old-answer':
+      return warning(`${notice.subject}: ${notice.reason}; what it said last time is used`);
     case 'ci-locked':
       return note('CI is set: flake.lock may not change (--no-locked allows it)');
     case 'lock-written':

@@ -1,13 +1,15 @@
 /** Every kind of source behind the one port: a reference goes to whoever fetches its type, once. */
 import { OnceMap } from '../base/concurrency.ts';
-import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
-import { type FlakeRef, type GitRef, refKey } from '../flake/flake-ref.ts';
-import type { Fetched, Source, Tag } from '../flake/source.ts';
+import { type FlakeRef, type ForgeRef, type GitRef, type IndirectRef, refKey } from '../flake/flake-ref.ts';
+import type { Fetched, Registries, Source, Tag } from '../flake/source.ts';
 import { ArchiveSource } from './archive-source.ts';
+import type { Credentials } from './credentials.ts';
+import { ForgeSource } from './forge.ts';
 import { GitSource } from './git.ts';
 import { HttpClient } from './http.ts';
 import { fetchPath } from './path.ts';
+import { FlakeRegistries } from './registry.ts';
 import { fetchCurl } from './tarball.ts';
 
 export interface SourcesOptions {
@@ -25,31 +27,44 @@ export interface SourcesOptions {
   readonly revCount?: boolean;
   /** Requests in flight at once, over all servers. */
   readonly maxConnections?: number;
+  /** What lets us in at servers. Default: nothing, but git's own helpers. */
+  readonly credentials?: Credentials;
+  /** A file of certificates (PEM) to trust instead of Node's own. */
+  readonly caFile?: string | undefined;
+  /** What names mean. Default: nothing. */
+  readonly registries?: FlakeRegistries;
 }
 
 /** The world's sources, for one run of flk: within it, equal references have equal answers. */
 export class Sources implements Source {
   readonly #options: SourcesOptions;
+  readonly #registries: FlakeRegistries;
   readonly #git: GitSource;
   readonly #archives: ArchiveSource;
+  readonly #forges: ForgeSource;
   readonly #fetched = new OnceMap<string, Fetched>();
   readonly #tags = new OnceMap<string, readonly Tag[]>();
 
   constructor(options: SourcesOptions) {
     this.#options = options;
+    this.#registries = options.registries ?? new FlakeRegistries(async () => []);
     this.#git = new GitSource(options);
-    const { signal, maxConnections } = options;
+    const { signal, maxConnections, credentials, caFile } = options;
+    const client = new HttpClient({ signal, maxSockets: maxConnections, credentials, caFile });
     this.#archives = new ArchiveSource({
       ...options,
-      client: new HttpClient({ signal, maxSockets: maxConnections }),
+      client,
     });
+    this.#forges = new ForgeSource({ ...options, git: this.#git, archives: this.#archives, client });
   }
 
-  fetch(ref: FlakeRef): Promise<Fetched> {
-    return this.#fetched.get(refKey(ref), () => this.#fetch(ref));
+  async fetch(ref: FlakeRef, registries: Registries = 'limited'): Promise<Fetched> {
+    if (ref.type !== 'indirect') return await this.#fetched.get(refKey(ref), () => this.#fetch(ref));
+    const resolved = await this.#registries.lookup(ref, registries);
+    return { ...(await this.fetch(resolved)), resolved };
   }
 
-  async #fetch(ref: FlakeRef): Promise<Fetched> {
+  async #fetch(ref: Exclude<FlakeRef, IndirectRef>): Promise<Fetched> {
     switch (ref.type) {
       case 'git':
         return await this.#git.fetch(ref);
@@ -61,12 +76,13 @@ export class Sources implements Source {
       case 'github':
       case 'gitlab':
       case 'sourcehut':
-      case 'indirect':
-        throw new FlkError('FLK_REF_UNSUPPORTED', `flk does not fetch ${ref.type} references`);
+        return await this.#forges.fetch(ref);
     }
   }
 
-  tags(ref: GitRef): Promise<readonly Tag[]> {
-    return this.#tags.get(ref.url, () => this.#git.tags(ref));
+  tags(ref: GitRef | ForgeRef): Promise<readonly Tag[]> {
+    return this.#tags.get(refKey(ref), () =>
+      ref.type === 'git' ? this.#git.tags(ref) : this.#forges.tags(ref),
+    );
   }
 }

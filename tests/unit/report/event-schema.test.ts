@@ -31,6 +31,8 @@ const notices: { readonly [T in Notice['type']]: Extract<Notice, { type: T }> } 
   retry: { type: 'retry', subject: 'http://x', attempt: 2, delayMs: 500, reason: 'HTTP 503' },
   'netrc-readable': { type: 'netrc-readable', path: '/home/ada/.netrc' },
   'repository-moved': { type: 'repository-moved', from: 'github:a/b', to: 'github:a/c' },
+  'not-locked': { type: 'not-locked', flake: 'path:/x' },
+  'old-answer': { type: 'old-answer', subject: 'https://h/x.json', reason: 'cannot reach h' },
   'ci-locked': { type: 'ci-locked' },
   'lock-written': { type: 'lock-written', path: 'flake.lock' },
 };
