@@ -8,7 +8,7 @@ import {
   manifestIn,
   type ReadManifest,
 } from './flake-folder.ts';
-import { type FlakeRef, type GitRef, printFlakeRef, refKey } from './flake-ref.ts';
+import { type FlakeRef, type ForgeRef, type GitRef, printFlakeRef, refKey } from './flake-ref.ts';
 import type { FlkFacts, LockFile } from './lock-file.ts';
 import type { FlakeManifest } from './manifest-model.ts';
 import type { Fetched, Registries, Source } from './source.ts';
@@ -87,17 +87,18 @@ export class FlakeReader {
   ): Promise<{ ref: FlakeRef; facts: FlkFacts }> {
     const { source } = this.#options;
     if (!source) throw new FlkError('FLK_INTERNAL', 'tags were asked for without a source');
-    if (ref.type !== 'git')
+    if (ref.type !== 'git' && !('owner' in ref))
       throw new FlkError(
         'FLK_VERSION_UNSATISFIED',
         `${printFlakeRef(ref)} is no repository, so it has no tags`,
       );
     const { selectTag } = await import('./semver-selection.ts');
     const tag = selectTag(await source.tags(repositoryOf(ref)), version, shape);
-    return {
-      ref: { ...ref, ref: `refs/tags/${tag.name}`, rev: tag.rev },
-      facts: { version, tag: tag.name },
-    };
+    const facts: FlkFacts = { version, tag: tag.name };
+    if (ref.type === 'git') return { ref: { ...ref, ref: `refs/tags/${tag.name}`, rev: tag.rev }, facts };
+    // At a forge a revision stands alone.
+    const { ref: _, ...rest } = ref;
+    return { ref: { ...rest, rev: tag.rev }, facts };
   }
 }
 
@@ -121,6 +122,8 @@ function withOwnAttributes(locked: FlakeRef, { self }: FlakeManifest): FlakeRef 
   return { ...locked, ...self } as FlakeRef;
 }
 
-function repositoryOf({ type, url }: GitRef): GitRef {
-  return { type, url };
+function repositoryOf(ref: GitRef | ForgeRef): GitRef | ForgeRef {
+  if (ref.type === 'git') return { type: ref.type, url: ref.url };
+  const { type, owner, repo, host } = ref;
+  return { type, owner, repo, ...(host === undefined ? {} : { host }) };
 }

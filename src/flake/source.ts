@@ -2,7 +2,7 @@
 
 import type { NarHash } from '../formats/hash.ts';
 import type { Tree } from '../formats/nar.ts';
-import type { FlakeRef, GitRef, Rev } from './flake-ref.ts';
+import type { FlakeRef, ForgeRef, GitRef, Rev } from './flake-ref.ts';
 
 /** A source tree whose identity is known. Opening one moves no bytes that are already here. */
 export interface SourceTree extends Tree {
@@ -42,5 +42,5 @@ export interface Source {
    */
   fetch(ref: FlakeRef, registries?: Registries): Promise<Fetched>;
   /** All tags of a repository, in no particular order. */
-  tags(ref: GitRef): Promise<readonly Tag[]>;
+  tags(ref: GitRef | ForgeRef): Promise<readonly Tag[]>;
 }

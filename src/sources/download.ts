@@ -57,7 +57,12 @@ export async function openUrl(client: HttpClient, request: OpenRequest): Promise
   let url = request.url;
   for (let redirects = 0; redirects <= maxRedirects; redirects++) {
     const own = url.origin === request.url.origin ? request.own : undefined;
-    const response = await client.send({ method: 'GET', url, headers: { ...request.common, ...own } });
+    const response = await client.send({
+      method: 'GET',
+      url,
+      headers: { ...request.common, ...own },
+      redirectedFrom: request.url,
+    });
     const { status, headers } = response;
     if ((status >= 200 && status < 300) || status === 304) return { response, url };
     // Leaving the body's iterator early ends the connection.

@@ -16,6 +16,7 @@ import {
   sha256Repository,
 } from './git-protocol.ts';
 import {
+  discard,
   type HttpClient,
   type HttpResponse,
   isCertificateError,
@@ -126,13 +127,16 @@ const advertisementType = 'application/x-git-upload-pack-advertisement';
 class HttpTransport implements GitTransport {
   readonly url: string;
   readonly #http: HttpClient;
+  /** As it was asked for: credentials go nowhere else. */
+  readonly #first: URL;
   #base: URL;
   #proven = false;
   /** Whether the server has been asked what it is since it last gave a verdict. Once in each attempt is enough. */
   #asked = false;
 
   constructor(url: URL, http: HttpClient) {
-    this.#base = withoutTrailingSlash(url);
+    this.#first = withoutTrailingSlash(url);
+    this.#base = this.#first;
     this.url = this.#base.href;
     this.#http = http;
   }
@@ -159,6 +163,7 @@ class HttpTransport implements GitTransport {
       url,
       headers: { 'content-type': requestType, accept: resultType, 'git-protocol': 'version=2' },
       body,
+      redirectedFrom: below(this.#first, 'git-upload-pack'),
     });
     if (response.status !== 200) {
       await discard(response);
@@ -204,6 +209,7 @@ class HttpTransport implements GitTransport {
         method: 'GET',
         url,
         headers: { 'git-protocol': 'version=2' },
+        redirectedFrom: below(this.#first, 'info/refs?service=git-upload-pack'),
       });
       const { location } = response.headers;
       if (response.status >= 300 && response.status < 400 && location !== undefined) {
@@ -290,12 +296,3 @@ function below(base: URL, path: string): URL {
 
 const mediaType = (response: HttpResponse): string | undefined =>
   response.headers['content-type']?.split(';', 1)[0]?.trim().toLowerCase();
-
-/** Reads a small body to its end, so that the connection can be used again; a large one costs the connection. */
-async function discard(response: HttpResponse): Promise<void> {
-  let size = 0;
-  for await (const chunk of response.body) {
-    size += chunk.length;
-    if (size > 64 * 1024) return;
-  }
-}

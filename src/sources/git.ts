@@ -12,7 +12,7 @@ import { type CachedCommit, FetchCache, type Question } from './fetch-cache.ts';
 import { GitProgram } from './git-program.ts';
 import type { GitRemote, RemoteRef } from './git-protocol.ts';
 import { openRemote } from './git-transport.ts';
-import { HttpClient, withRetries } from './http.ts';
+import { HttpClient, type HttpCredentials, withRetries } from './http.ts';
 import { ManifestCapture } from './tree-capture.ts';
 
 export interface GitSourceOptions {
@@ -34,6 +34,10 @@ export interface GitSourceOptions {
   readonly idleTimeout?: number | undefined;
   /** Milliseconds before a failed request is tried again; more each time. */
   readonly retryDelay?: number | undefined;
+  /** What lets our own client in; the git program has its own. */
+  readonly credentials?: HttpCredentials | undefined;
+  /** A file of certificates (PEM) to trust, unless git has been told of one (GIT_SSL_CAINFO). */
+  readonly caFile?: string | undefined;
 }
 
 /** What a ref turned out to be. */
@@ -72,7 +76,8 @@ export class GitSource {
       connectTimeout,
       idleTimeout,
       maxSockets: maxConnections,
-      caFile: process.env.GIT_SSL_CAINFO,
+      caFile: process.env.GIT_SSL_CAINFO ?? options.caFile,
+      credentials: options.credentials,
     });
     this.#program = new GitProgram({ folder: this.#cache.repositories, signal });
     this.#limit = limiter(maxConnections);
@@ -119,6 +124,15 @@ export class GitSource {
     });
     if (answer === undefined) throw notHere(ref, 'its tags');
     return answer;
+  }
+
+  /** The refs whose names begin with one of `prefixes`, asked for now; `subject` is what a person calls the repository. */
+  refs(ref: GitRef, prefixes: readonly string[], subject: string): Promise<readonly RemoteRef[]> {
+    return this.#limit(() =>
+      span(this.#options.reporter, { type: 'resolve', subject }, () =>
+        withRetries(subject, this.#retries, async () => (await this.#remote(ref.url)).lsRefs({ prefixes })),
+      ),
+    );
   }
 
   async #resolveAndFetch(ref: GitRef): Promise<Pinned> {

@@ -22,6 +22,17 @@ export interface HttpOptions {
   readonly maxSockets?: number | undefined;
   /** A file of certificates (PEM) to trust instead of Node's own. */
   readonly caFile?: string | undefined;
+  /** Asked for each request what lets us in. Default: nothing does. */
+  readonly credentials?: HttpCredentials | undefined;
+}
+
+/** Knows what to send along to be let in. */
+export interface HttpCredentials {
+  /**
+   * Headers for exactly this URL, if there are any; `challenged` once the server has answered 401 without them. They are sent
+   * nowhere else.
+   */
+  headers(url: URL, challenged: boolean): Promise<Readonly<Record<string, string>> | undefined>;
 }
 
 export interface HttpRequest {
@@ -29,6 +40,8 @@ export interface HttpRequest {
   readonly url: URL;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Buffer;
+  /** Where the redirects that led here began: elsewhere than there (host, port or scheme) no credentials are sent. */
+  readonly redirectedFrom?: URL;
 }
 
 export interface HttpResponse {
@@ -120,10 +133,23 @@ export class HttpClient {
   }
 
   /**
-   * One exchange, whatever the status; redirects are the caller's to judge. Throws FLK_NETWORK (a TransientError where another
-   * attempt makes sense) and FLK_INTERRUPTED.
+   * One exchange, or a second one where the server asks for credentials that we have; whatever the status. Redirects are the
+   * caller's to judge. Throws FLK_NETWORK (a TransientError where another attempt makes sense) and FLK_INTERRUPTED.
    */
-  send(request: HttpRequest): Promise<HttpResponse> {
+  async send(request: HttpRequest): Promise<HttpResponse> {
+    const { credentials } = this.#options;
+    const asked = request.redirectedFrom ?? request.url;
+    if (!credentials || asked.origin !== request.url.origin) return this.#exchange(request);
+    const known = await credentials.headers(asked, false);
+    const response = await this.#exchange(withHeaders(request, known));
+    if (response.status !== 401 || known) return response;
+    const wanted = await credentials.headers(asked, true);
+    if (!wanted) return response;
+    await discard(response);
+    return this.#exchange(withHeaders(request, wanted));
+  }
+
+  #exchange(request: HttpRequest): Promise<HttpResponse> {
     const { url, method, body } = request;
     const { signal, connectTimeout = 20_000, idleTimeout = 60_000 } = this.#options;
     const secure = url.protocol === 'https:';
@@ -165,6 +191,10 @@ export class HttpClient {
       outgoing.end(body);
     });
   }
+}
+
+function withHeaders(request: HttpRequest, headers: Readonly<Record<string, string>> = {}): HttpRequest {
+  return { ...request, headers: { ...request.headers, ...headers } };
 }
 
 function trusting(caFile: string): SecureContext {
@@ -209,20 +239,49 @@ export async function readBody(response: HttpResponse, url: URL, limit: number):
   return Buffer.concat(chunks);
 }
 
-/** What a status that is not 2xx means; 429 and 5xx are transient. */
+/** Reads a small body to its end, so that the connection can be used again; a large one costs the connection. */
+export async function discard(response: HttpResponse): Promise<void> {
+  let size = 0;
+  for await (const chunk of response.body) {
+    size += chunk.length;
+    if (size > 64 * 1024) return;
+  }
+}
+
+/** What a status that is not 2xx means; 5xx is transient, and 429 where it will pass before anybody gets tired of waiting. */
 export function statusError(url: URL, response: Pick<HttpResponse, 'status' | 'headers'>): FlkError {
   const { status, headers } = response;
   const facts = { status: String(status), url: place(url) };
+  const limited = status === 429 || ((status === 403 || status === 401) && isSpent(headers));
+  if (limited) return rateLimited(url, headers, facts);
   if (status === 401 || status === 403 || status === 407)
     return new FlkError('FLK_HTTP_AUTH', `${url.host} wants credentials, or refuses those it has`, { facts });
   const message = `${url.host} answers ${status}`;
-  if (status === 429 || (status >= 500 && status !== 501 && status !== 505))
+  if (status >= 500 && status !== 501 && status !== 505)
     return new TransientError('FLK_HTTP_STATUS', message, {
       facts,
       retryAfter: retryAfterOf(headers['retry-after']),
       hint: 'the server is overloaded or broken: try again later',
     });
   return new FlkError('FLK_HTTP_STATUS', message, { facts });
+}
+
+/** GitHub says so with 403, in headers of its own; GitLab and others with 429. */
+const isSpent = (headers: IncomingHttpHeaders): boolean =>
+  headers['x-ratelimit-remaining'] === '0' || headers['retry-after'] !== undefined;
+
+function rateLimited(url: URL, headers: IncomingHttpHeaders, facts: Record<string, string>): FlkError {
+  const reset = [headers['x-ratelimit-reset'], headers['ratelimit-reset']].find(
+    (value): value is string => typeof value === 'string' && /^\d{1,12}$/.test(value),
+  );
+  const retryAfter =
+    retryAfterOf(headers['retry-after']) ??
+    (reset === undefined ? undefined : Math.max(0, Number(reset) * 1000 - Date.now()));
+  const until = retryAfter === undefined ? undefined : new Date(Date.now() + retryAfter);
+  return new TransientError('FLK_HTTP_RATE_LIMIT', `${url.host} answers no more requests for now`, {
+    facts: { ...facts, ...(until ? { until: until.toISOString().replace(/\.\d+Z$/, 'Z') } : {}) },
+    retryAfter,
+  });
 }
 
 function retryAfterOf(header: string | undefined): number | undefined {

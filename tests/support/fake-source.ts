@@ -2,7 +2,13 @@
 import { createHash } from 'node:crypto';
 import type { SourceFile } from '../../src/base/diagnostics.ts';
 import { FlkError } from '../../src/base/errors.ts';
-import { type FlakeRef, type GitRef, parseFlakeRef, type Rev } from '../../src/flake/flake-ref.ts';
+import {
+  type FlakeRef,
+  type ForgeRef,
+  type GitRef,
+  parseFlakeRef,
+  type Rev,
+} from '../../src/flake/flake-ref.ts';
 import type { FlakeManifest, InputDeclaration } from '../../src/flake/manifest-model.ts';
 import type { Fetched, Source, SourceTree, Tag } from '../../src/flake/source.ts';
 import { narHashOf, sha256 } from '../../src/formats/hash.ts';
@@ -158,7 +164,8 @@ export class FakeSource implements Source {
     };
   }
 
-  async tags(ref: GitRef): Promise<readonly Tag[]> {
+  async tags(ref: GitRef | ForgeRef): Promise<readonly Tag[]> {
+    if (ref.type !== 'git') throw new Error('there is no forge here');
     const request = `tags ${ref.url}`;
     this.requests.push(request);
     await this.#wait(request);

@@ -147,7 +147,7 @@ describe('a server in trouble', () => {
   it('that wants us to wait for long is not waited for', async () => {
     const { server, ref, source } = await rig();
     server.interfere = () => ({ status: 429, headers: { 'retry-after': '3600' } });
-    await expect(source().fetch(ref)).rejects.toEqual(withCode('FLK_HTTP_STATUS'));
+    await expect(source().fetch(ref)).rejects.toEqual(withCode('FLK_HTTP_RATE_LIMIT'));
     expect(server.log).toHaveLength(1);
   });
 
