@@ -57,16 +57,18 @@ function stampOf(folder, build) {
   }
 }
 
-/** Whether flake.yaml and flake.lock here hold the very bytes that were current, and there is nobody to say so to. */
+/** Whether the manifest and flake.lock here hold the very bytes that were current, and there is nobody to say so to. */
 function isUnchanged(fs, { path, header }) {
   const { FLK_LOCKED, FLK_FROZEN, FLK_OFFLINE } = process.env;
   if (FLK_LOCKED || FLK_FROZEN || FLK_OFFLINE) return false;
   try {
     if (fs.fstatSync(2).isCharacterDevice()) return false;
-    const files = ['flake.yaml', 'flake.lock'];
-    if (!files.every((file) => fs.lstatSync(file).isFile())) return false;
-    const [manifest, lock] = files.map((file) => fs.readFileSync(file));
-    const start = Buffer.from(`${header}${manifest.length}\n`);
+    const [name, another] = ['flake.yaml', 'flake.nix'].filter((file) =>
+      fs.lstatSync(file, { throwIfNoEntry: false }),
+    );
+    if (another || ![name, 'flake.lock'].every((file) => fs.lstatSync(file).isFile())) return false;
+    const [manifest, lock] = [name, 'flake.lock'].map((file) => fs.readFileSync(file));
+    const start = Buffer.from(`${header}${name} ${manifest.length}\n`);
     return fs.readFileSync(path).equals(Buffer.concat([start, manifest, lock]));
   } catch {
     return false;

@@ -5,7 +5,7 @@ import type { InputChanges } from '../flake/manifest-edit.ts';
 import type { Manifest } from '../flake/manifest-model.ts';
 import type { Context } from './context.ts';
 import { type Flake, readManifest } from './flake.ts';
-import { exclusively, lockFlake, sayChanges, writeLock } from './locking.ts';
+import { exclusively, lockFlake, writeLock } from './locking.ts';
 
 export interface Edit {
   /** The whole manifest, edited. */
@@ -51,7 +51,6 @@ export async function editFlake(
       context.report.say(
         text === manifestFile.text ? `${manifestFile.path} says so already` : `edited ${manifestFile.path}`,
       );
-    await sayChanges(context, flake, locked);
     context.answer(answer, () => '');
     return 0;
   });

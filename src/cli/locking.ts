@@ -6,7 +6,8 @@ import { makeFolder, readFileIfExists, withFileLock, writeFileAtomic } from '../
 import type { FlakeRef } from '../flake/flake-ref.ts';
 import { printInputPath } from '../flake/graph.ts';
 import type { StaleReason } from '../flake/lock-check.ts';
-import { emptyLock, type LockFile, parseLockFile, printLockFile } from '../flake/lock-file.ts';
+import { emptyLock, type LockFile, parseLockFile, printLockFile, renumbered } from '../flake/lock-file.ts';
+import type { LockOptions } from '../flake/locker.ts';
 import type { FlakeManifest } from '../flake/manifest-model.ts';
 import { type InputPath, inputNamePattern } from '../flake/package-ref.ts';
 import { cleanText } from '../report/text.ts';
@@ -49,28 +50,45 @@ export async function lockFlake(
   const mayBeCurrent = reasons?.every(({ kind }) => kind === 'unread') ?? true;
   const fixed = context.locked && writesLock(context);
   if (reasons && fixed && !mayBeCurrent) throw staleError(context, flake, previous, reasons);
-  await flake.assertTracked();
-  const [{ lock }, source, overrides] = await Promise.all([
-    import('../flake/locker.ts'),
-    context.sources(),
-    overridesOf(context),
-  ]);
-  const locked = await lock({
-    manifest,
-    previous: anew ? undefined : previous,
-    source,
-    readManifest: manifestReader,
-    readRelative: async (path) => await (await flake.tree()).tree.readFile(path),
-    rootDir: flake.dir,
-    overrides,
-    reporter: context.reporter,
+  const locked = await computeLock(context, flake, manifest, {
+    previous,
+    recreate: anew,
+    overrides: overridesOf(context),
+    deep: context.flags.deep,
     ...(update === undefined ? {} : { update }),
-    ...(context.flags.deep ? { deep: true } : {}),
   });
   const changed = printLockFile(locked) !== writtenLock(context, flake, manifest, previous);
   if (changed && fixed)
     throw staleError(context, flake, previous, reasons ?? [], await changeList(previous, locked));
   return { lock: locked, previous, changed };
+}
+
+async function computeLock(
+  context: Context,
+  flake: Flake,
+  manifest: FlakeManifest,
+  wishes: Pick<LockOptions, 'previous' | 'recreate' | 'overrides' | 'deep' | 'update'>,
+): Promise<LockFile> {
+  await flake.assertTracked();
+  const [{ lock }, source] = await Promise.all([import('../flake/locker.ts'), context.sources()]);
+  return await lock({
+    manifest,
+    source,
+    readManifest: manifestReader,
+    readRelative: async (path) => await (await flake.tree()).tree.readFile(path),
+    rootDir: flake.dir,
+    reporter: context.reporter,
+    ...wishes,
+  });
+}
+
+/** A flake's lock, made where it has none that is current, whatever options ask of the flake that the command is about. */
+export async function lockAsItIs(context: Context, flake: Flake): Promise<LockFile> {
+  const manifest = await readManifest(flake);
+  const previous = ownLock(context, flake);
+  const { reasons } = await checkStaleness(context, flake, manifest, previous, new Map());
+  if (reasons.length === 0) return previous ?? emptyLock;
+  return await computeLock(context, flake, manifest, { previous });
 }
 
 /** `--update-input`. */
@@ -90,7 +108,7 @@ function writtenLock(
   previous: LockFile | undefined,
 ): string {
   const asItIs = kind === 'yaml' && context.flags['reference-lock-file'] === undefined;
-  return (asItIs ? flake.lockText : undefined) ?? printLockFile(previous ?? emptyLock);
+  return (asItIs ? flake.lockText : undefined) ?? printLockFile(renumbered(previous ?? emptyLock));
 }
 
 /** `greet/base` from the command line. Throws FLK_USAGE. */
@@ -111,6 +129,10 @@ export async function previousLock(context: Context, flake: Flake): Promise<Lock
     const bytes = await readFileIfExists(resolve(context.cwd, reference));
     return bytes === undefined ? undefined : parseLockFile({ path: reference, text: bytes.toString() });
   }
+  return ownLock(context, flake);
+}
+
+function ownLock(context: Context, flake: Flake): LockFile | undefined {
   if (flake.lockText === undefined) return undefined;
   return parseLockFile({ path: lockName(context, flake), text: flake.lockText });
 }
@@ -128,9 +150,9 @@ export async function checkStaleness(
   flake: Flake,
   manifest: FlakeManifest,
   previous: LockFile | undefined,
+  overrides = overridesOf(context),
 ): Promise<Staleness> {
   const { checkLock } = await import('../flake/lock-check.ts');
-  const overrides = await overridesOf(context);
   let selfContained = overrides.size === 0;
   const reasons = await checkLock({
     manifest,
@@ -182,7 +204,7 @@ export function staleError(
 }
 
 /** `--override-input`, by path. */
-async function overridesOf(context: Context): Promise<ReadonlyMap<string, FlakeRef>> {
+function overridesOf(context: Context): ReadonlyMap<string, FlakeRef> {
   return new Map(
     context.flags['override-input'].map(([path, ref]) => [
       printInputPath(inputPath(path)),
@@ -207,25 +229,33 @@ function writesLock({ command, flags }: Context): boolean {
   return command === 'lock' || command === 'update' || flags['override-input'].length === 0;
 }
 
+/** Writes the lock, says what changed in it, and commits it where that was asked for. Throws as `putLock`. */
+export async function writeLock(context: Context, flake: Flake, locked: Locked): Promise<void> {
+  const written = await putLock(context, flake, locked);
+  await sayChanges(context, flake, locked);
+  if (written && context.flags['commit-lock-file']) await commitLock(context, flake, locked);
+}
+
 /**
  * Writes the lock where it changed and may be written: to flake.lock, of which Git is told, or to `--output-lock-file`, in any
- * case. A flake that is no folder here keeps its lock in memory, unless writing it is what was asked for: FLK_USAGE.
+ * case. Whether flake.lock is another one now. A flake that is no folder here keeps its lock in memory, unless writing it is what
+ * was asked for: FLK_USAGE.
  */
-export async function writeLock(context: Context, flake: Flake, locked: Locked): Promise<void> {
+async function putLock(context: Context, flake: Flake, locked: Locked): Promise<boolean> {
   const output = context.flags['output-lock-file'];
   const commits = context.flags['commit-lock-file'];
-  if (!writesLock(context)) return;
+  if (!writesLock(context)) return false;
   if (commits && output !== undefined)
     throw new FlkError('FLK_USAGE', '--commit-lock-file and --output-lock-file exclude each other', {
       hint: 'only flake.lock itself can be committed: leave one of them out',
     });
   if (output !== undefined) {
     await writeFileAtomic(resolve(context.cwd, output), printLockFile(locked.lock));
-    return;
+    return false;
   }
-  if (!locked.changed) return;
+  if (!locked.changed) return false;
   if (flake.lockPath === undefined) {
-    if (context.command !== 'lock' && context.command !== 'update') return;
+    if (context.command !== 'lock' && context.command !== 'update') return false;
     throw new FlkError(
       'FLK_USAGE',
       'this flake is not in a folder of this machine, so its flake.lock cannot be written',
@@ -236,7 +266,7 @@ export async function writeLock(context: Context, flake: Flake, locked: Locked):
     throw new FlkError('FLK_GIT_MISSING', '--commit-lock-file needs the git program, and there is none here');
   await writeFileAtomic(flake.lockPath, printLockFile(locked.lock));
   if (flake.lockText === undefined || commits) await flake.trackLock();
-  if (commits) await commitLock(context, flake, locked);
+  return true;
 }
 
 /** `--commit-lock-file`: the lock alone, with Nix's message. */
@@ -275,7 +305,6 @@ export async function openLockedAs<M extends FlakeManifest>(
     const manifest = await read(fresh);
     const locked = await lockFlake(context, fresh, manifest);
     await writeLock(context, fresh, locked);
-    await sayChanges(context, fresh, locked);
     // The lock is part of the flake's tree.
     const flake = locked.changed ? await openFlake(context, target) : fresh;
     return { flake, manifest, lock: locked.lock };
@@ -302,7 +331,7 @@ async function changeList(
 }
 
 /** What changed, on stderr, as Nix lists it. */
-export async function sayChanges(context: Context, flake: Flake, locked: Locked): Promise<void> {
+async function sayChanges(context: Context, flake: Flake, locked: Locked): Promise<void> {
   if (!locked.changed || context.flags.quiet) return;
   const list = await changeList(locked.previous, locked.lock);
   // What an input is declared as may change, and its pin still fit.

@@ -56,6 +56,8 @@ export async function runCommandLine(
     const context = new Context(world, asked, report, signal);
     const run = await loaders[asked.command]();
     try {
+      if (context.flags['inputs-from'].length > 0)
+        await (await import('./inputs-from.ts')).applyInputsFrom(context);
       return await run(context);
     } finally {
       await context.dispose();

@@ -295,6 +295,6 @@ describe('flk metadata', () => {
       expect((await world.flk(['metadata', url('base'), ...args])).status).toBe(0);
       return served.server.log.length - before;
     };
-    expect([await requests(), await requests(), await requests('--refresh')]).toEqual([2, 0, 1]);
+    expect([await requests(), await requests(), await requests('--refresh')]).toEqual([3, 0, 1]);
   });
 });

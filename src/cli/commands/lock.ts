@@ -12,7 +12,6 @@ import {
   lockFlake,
   mayBeKept,
   previousLock,
-  sayChanges,
   staleError,
   writeLock,
 } from '../locking.ts';
@@ -47,7 +46,6 @@ async function relock(context: Context, flake: Flake, request: LockRequest): Pro
   const locked = await lockFlake(context, flake, await readManifest(flake), request);
   await writeLock(context, flake, locked);
   if (!locked.changed) return upToDate(context, flake);
-  await sayChanges(context, flake, locked);
   context.answer({ lockFile: flake.lockPath ?? null, changed: true }, () => '');
   return 0;
 }
@@ -65,7 +63,10 @@ async function rememberCurrent(context: Context, flake: Flake): Promise<void> {
   const { text } = flake.manifestFile;
   try {
     await makeFolder(dirname(stamp.path));
-    await writeFileAtomic(stamp.path, `${stamp.header}${Buffer.byteLength(text)}\n${text}${flake.lockText}`);
+    await writeFileAtomic(
+      stamp.path,
+      `${stamp.header}${flake.manifestName} ${Buffer.byteLength(text)}\n${text}${flake.lockText}`,
+    );
   } catch (error) {
     if (asFlkError(error).code !== 'FLK_FILE_UNWRITABLE') throw error;
   }

@@ -70,7 +70,7 @@ describe('bin/flk.js', () => {
           console.log('asked');
           if (!stamp) return;
           fs.mkdirSync(dirname(stamp.path), { recursive: true });
-          fs.writeFileSync(stamp.path, stamp.header + fs.statSync('flake.yaml').size + '\\n' + fs.readFileSync('flake.yaml') + fs.readFileSync('flake.lock'));
+          fs.writeFileSync(stamp.path, stamp.header + 'flake.yaml ' + fs.statSync('flake.yaml').size + '\\n' + fs.readFileSync('flake.yaml') + fs.readFileSync('flake.lock'));
         };`,
       );
     write();
