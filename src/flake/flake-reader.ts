@@ -61,7 +61,7 @@ export class FlakeReader {
     if (refKey(own) === refKey(fetched.locked)) return { locked: fetched.locked, folder, ...read };
     // Other files, so another hash.
     const { narHash, ...asked } = own;
-    const whole = await this.fetch(asked as FlakeRef, registries);
+    const whole = await this.fetch(asked, registries);
     const wholeFolder = fetchedFolder(whole);
     return { locked: whole.locked, folder: wholeFolder, ...(await this.read(wholeFolder)) };
   }
@@ -117,9 +117,9 @@ export function checkReach(ref: FlakeRef, from: FlakeFolder): void {
   );
 }
 
+/** Only a repository can be fetched with them. To others Nix adds them too, and then refuses the lock that it wrote. */
 function withOwnAttributes(locked: FlakeRef, { self }: FlakeManifest): FlakeRef {
-  if (self === undefined) return locked;
-  return { ...locked, ...self } as FlakeRef;
+  return locked.type === 'git' ? { ...locked, ...self } : locked;
 }
 
 function repositoryOf(ref: GitRef | ForgeRef): GitRef | ForgeRef {

@@ -135,8 +135,8 @@ class LockReader {
         : { ...this.#object(json.locked, `${where}.locked`), ...this.#object(json.info, `${where}.info`) },
       `${where}.locked`,
     );
-    if (!isLocked(locked) && !isRelativePath(locked))
-      throw this.#invalid(`${where}.locked is not locked: it has no rev, and a path no narHash`);
+    if (!isLocked(locked) && !isRelativePath(locked) && locked.narHash === undefined)
+      throw this.#invalid(`${where}.locked is not locked: it has neither a rev nor a narHash`);
     return {
       inputs,
       original,
@@ -242,6 +242,59 @@ function countKeys(json: Json): number {
     for (const item of Object.values(value) as Json[]) rest.push(item);
   }
   return count;
+}
+
+/**
+ * The first input, in the order of node names, that says where it is, but not which of its revisions: a working tree with
+ * changes. With `allowDirtyLocks` one that has at least a hash will do: it can be told from others, but not fetched elsewhere.
+ */
+export function unlockedInput(lock: LockFile, allowDirtyLocks = false): FlakeRef | undefined {
+  for (const { locked } of lock.nodes.values()) {
+    if (locked === undefined || isLocked(locked) || isRelativePath(locked)) continue;
+    if (!allowDirtyLocks || locked.narHash === undefined) return locked;
+  }
+  return undefined;
+}
+
+/**
+ * The same graph with its nodes named and ordered anew, as Nix does each time it writes: depth first over the names of inputs in
+ * byte order, a node takes its input's name, and where that is taken the first free of `name_2`, `name_3`, …
+ */
+export function renumbered(lock: LockFile): LockFile {
+  const nodes = new Map<string, LockNode>();
+  const given = new Map<string, string>();
+  const names = new NodeNames();
+  const add = (key: string, name: string): string => {
+    const known = given.get(key);
+    if (known !== undefined) return known;
+    const fresh = names.next(name);
+    given.set(key, fresh);
+    // A lock's edges lead to its nodes: `parseLockFile` and the locker see to that.
+    const node = lock.nodes.get(key)!;
+    const inputs = new Map<string, LockEdge>();
+    nodes.set(fresh, { ...node, inputs });
+    for (const [input, edge] of [...node.inputs].sort(([a], [b]) => compareBytes(a, b)))
+      inputs.set(input, edge.kind === 'node' ? { kind: 'node', key: add(edge.key, input) } : edge);
+    return fresh;
+  };
+  return { root: add(lock.root, 'root'), nodes };
+}
+
+/** Gives every node a name of its own. */
+export class NodeNames {
+  readonly #taken = new Set<string>();
+  readonly #lastNumber = new Map<string, number>();
+
+  next(name: string): string {
+    let key = name;
+    // Counting on from the last number given, or a name shared by all nodes would cost the square of their count.
+    for (let n = this.#lastNumber.get(name) ?? 2; this.#taken.has(key); n++) {
+      key = `${name}_${n}`;
+      this.#lastNumber.set(name, n);
+    }
+    this.#taken.add(key);
+    return key;
+  }
 }
 
 /** The file's text, newline at the end. */

@@ -5,9 +5,18 @@ import { nearest } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { type Reporter, silent, span } from '../base/events.ts';
 import type { ReadManifest } from './flake-folder.ts';
-import { type FlakeRef, refKey } from './flake-ref.ts';
+import { type FlakeRef, printFlakeRef, refKey } from './flake-ref.ts';
 import { LockGraph, printInputPath } from './graph.ts';
-import type { LockEdge, LockFile, LockNode } from './lock-file.ts';
+import {
+  emptyLock,
+  type LockEdge,
+  type LockFile,
+  type LockNode,
+  NodeNames,
+  printLockFile,
+  renumbered,
+  unlockedInput,
+} from './lock-file.ts';
 import { type LockRules, rulesOf } from './lock-rules.ts';
 import type { FlakeManifest } from './manifest-model.ts';
 import type { InputPath } from './package-ref.ts';
@@ -19,6 +28,8 @@ export interface LockOptions {
   readonly previous?: LockFile | undefined;
   /** Make the lock as if there were no previous one. Default: false. */
   readonly recreate?: boolean;
+  /** Inputs that have a hash, but no revision, may be in the lock; for what is not to be written, too. Default: false. */
+  readonly allowDirtyLocks?: boolean;
   readonly source: Source;
   /** For the manifests of inputs; their `path` says where they are from. */
   readonly readManifest: ReadManifest;
@@ -44,7 +55,7 @@ export interface LockOptions {
  * The lock that the manifest should have. Equal to the previous one when nothing is to be changed; nothing is fetched then.
  * Throws what the source, the manifests and the locks of inputs throw, with the trail of inputs; FLK_INPUT_UNKNOWN for an
  * update of what does not exist; FLK_FOLLOWS_MISSING, FLK_FOLLOWS_CYCLE, FLK_INPUT_CYCLE, FLK_GRAPH_LIMIT,
- * FLK_VERSION_UNSATISFIED.
+ * FLK_VERSION_UNSATISFIED; FLK_LOCK_UNLOCKED_INPUT where the lock changes and an input has no revision.
  */
 export async function lock(options: LockOptions): Promise<LockFile> {
   const { manifest, reporter = silent, update = 'none', deep = false, recreate = false } = options;
@@ -69,12 +80,31 @@ export async function lock(options: LockOptions): Promise<LockFile> {
     const locked = numbered(await resolution.run());
     checkUpdates(updates, resolution.visited, locked, rules, reporter);
     new LockGraph(locked).check();
+    if (!isSameLock(locked, options.previous ?? emptyLock)) checkLocked(locked, options.allowDirtyLocks);
     for (const input of resolution.unusedOverrides())
       reporter.emit({ kind: 'notice', notice: { type: 'unused-override', input: printInputPath(input) } });
     for (const input of await resolution.outdated())
       reporter.emit({ kind: 'notice', notice: { type: 'outdated-relative', input: printInputPath(input) } });
     return locked;
   });
+}
+
+/** Whether the two say the same; names of nodes do not count, nor the version and the layout of the file they came out of. */
+export function isSameLock(a: LockFile, b: LockFile): boolean {
+  return printLockFile(renumbered(a)) === printLockFile(renumbered(b));
+}
+
+function checkLocked(locked: LockFile, allowDirtyLocks: boolean | undefined): void {
+  const unlocked = unlockedInput(locked, allowDirtyLocks);
+  if (unlocked === undefined) return;
+  const path = new LockGraph(locked)
+    .inputs()
+    .find(({ edge }) => edge.kind === 'node' && locked.nodes.get(edge.key)?.locked === unlocked)?.path;
+  throw new FlkError(
+    'FLK_LOCK_UNLOCKED_INPUT',
+    `input ‘${printInputPath(path ?? [])}’ is a working tree with changes, ${printFlakeRef(unlocked)}: no lock can say where to get it`,
+    { hint: 'commit the changes there, or try --allow-dirty-locks' },
+  );
 }
 
 function checkUpdates(
@@ -128,22 +158,12 @@ function deduplicated(source: Source, maxConcurrency: number): Source {
   };
 }
 
-/**
- * Gives nodes their keys, as Nix does: depth first over the names of inputs in byte order, a node takes its input's name, and
- * where that is taken the first free of `name_2`, `name_3`, …
- */
+/** Gives nodes their keys, as `renumbered` does. */
 function numbered(root: Draft): LockFile {
   const nodes = new Map<string, LockNode>();
-  const taken = new Set<string>();
-  const lastNumber = new Map<string, number>();
+  const names = new NodeNames();
   const add = (name: string, { inputs, ...node }: Draft): string => {
-    let key = name;
-    // Counting on from the last number given, or a name shared by all nodes would cost the square of their count.
-    for (let n = lastNumber.get(name) ?? 2; taken.has(key); n++) {
-      key = `${name}_${n}`;
-      lastNumber.set(name, n);
-    }
-    taken.add(key);
+    const key = names.next(name);
     const edges = new Map<string, LockEdge>();
     nodes.set(key, { ...node, inputs: edges });
     for (const input of [...inputs.keys()].sort(compareBytes)) {

@@ -11,7 +11,7 @@
  * - An input that says nothing is an indirect reference of its own name.
  */
 import { FlkError } from '../base/errors.ts';
-import { type FlakeFolder, fetchedFolder, relativeFolder } from './flake-folder.ts';
+import { type FlakeFolder, relativeFolder } from './flake-folder.ts';
 import { checkReach, type FetchedFlake, FlakeReader } from './flake-reader.ts';
 import { type FlakeRef, isRelativePath, printFlakeRef, sameRef } from './flake-ref.ts';
 import { comparePaths, printInputPath } from './graph.ts';
