@@ -1,7 +1,7 @@
 /** `flk prefetch REF`: what a reference means now, fetched into the store. */
 import { resolve } from 'node:path';
 import { resultLink } from '../../build/realise.ts';
-import { printFlakeRef, type RefAttributes, refToAttributes } from '../../flake/flake-ref.ts';
+import { type FlakeRef, printFlakeRef, type RefAttributes, refToAttributes } from '../../flake/flake-ref.ts';
 import type { Context } from '../context.ts';
 import { refFromArgument } from '../flake.ts';
 
@@ -15,7 +15,9 @@ interface Prefetched {
 
 export async function runPrefetch(context: Context): Promise<number> {
   const original = refFromArgument(context, context.args[0] ?? '.');
-  const { locked, resolved = original, tree } = await (await context.sources()).fetch(original, 'all');
+  const fetched = await (await context.sources()).fetch(original, 'all');
+  const { resolved = original, tree } = fetched;
+  const locked = asNixTellsIt(fetched.locked, original);
   const store = await context.store();
   const { path } = await store.addTree('source', tree, { expected: tree.narHash });
   const link = context.flags['out-link'];
@@ -32,4 +34,11 @@ export async function runPrefetch(context: Context): Promise<number> {
     () => `Downloaded '${printFlakeRef(locked)}' to '${path}' (hash '${tree.narHash}').`,
   );
   return 0;
+}
+
+/** Nix knows an archive by its hash from the start; that of any other tree it tells beside the reference only. */
+function asNixTellsIt(locked: FlakeRef, original: FlakeRef): FlakeRef {
+  if (locked.type === 'tarball' || locked.type === 'file' || original.narHash !== undefined) return locked;
+  const { narHash, ...rest } = locked;
+  return rest;
 }
