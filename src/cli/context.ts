@@ -131,7 +131,17 @@ export class Context {
 
   /** The same for the whole run: equal references have equal answers. */
   sources(): Promise<Sources> {
-    this.#sources ??= Promise.all([
+    this.#sources ??= this.#openSources(this.offline);
+    return this.#sources;
+  }
+
+  /** What of the world's sources is on this machine already; whatever is not, is FLK_OFFLINE. */
+  cachedSources(): Promise<Sources> {
+    return this.offline ? this.sources() : this.#openSources(true);
+  }
+
+  #openSources(offline: boolean): Promise<Sources> {
+    return Promise.all([
       import('../sources/source.ts'),
       import('../sources/credentials.ts'),
       this.registries(),
@@ -145,13 +155,13 @@ export class Context {
           cacheFolder: this.folders.cache,
           reporter: this.reporter,
           signal: this.signal,
-          offline: this.offline,
+          offline,
           refresh: this.flags.refresh,
+          revCount: !this.flags['no-rev-count'],
           // Who locks wants to know what is there now; who uses a remote flake, not to wait for the same answer each time.
           refTtl: ['build', 'run', 'metadata'].includes(this.command) ? tarballTtl : 0,
         }),
     );
-    return this.#sources;
   }
 
   /** Opened once, closed when the command ends. */

@@ -297,7 +297,7 @@ export const commands = {
     min: 0,
     max: 1,
     summary: 'Show where a flake comes from and the tree of its inputs',
-    details: '--json has the shape of nix flake metadata --json, without revCount and fingerprint.',
+    details: '--json has the shape of nix flake metadata --json.',
     options: [...common, ...locking, ...network],
   },
   prefetch: {

@@ -1,5 +1,13 @@
 /** `flk metadata`: where a flake comes from, and the tree of its inputs, as `nix flake metadata` has both. */
-import { printFlakeRef, type RefAttributes, refToAttributes } from '../../flake/flake-ref.ts';
+import { createHash } from 'node:crypto';
+import {
+  type FlakeRef,
+  isLocked,
+  isRelativePath,
+  printFlakeRef,
+  type RefAttributes,
+  refToAttributes,
+} from '../../flake/flake-ref.ts';
 import { LockGraph, type TreeEntry } from '../../flake/graph.ts';
 import { type LockFile, printLockFile } from '../../flake/lock-file.ts';
 import { makeSourcePath } from '../../formats/store-path.ts';
@@ -13,6 +21,8 @@ import { openLocked } from '../locking.ts';
 export interface Metadata {
   readonly description?: string;
   readonly dirtyRevision?: string;
+  /** Equal where source, folder and lock are equal, and missing where that cannot be said. */
+  readonly fingerprint?: string;
   /** Seconds since 1970. */
   readonly lastModified: number;
   readonly locked: RefAttributes;
@@ -37,7 +47,7 @@ export async function runMetadata(context: Context): Promise<number> {
 }
 
 function describe(
-  flake: Pick<Flake, 'ref'>,
+  flake: Pick<Flake, 'ref' | 'resolved'>,
   whole: FlakeTree,
   lock: LockFile,
   description: string | undefined,
@@ -46,11 +56,16 @@ function describe(
   const dirtyRevision = dirty && rev !== undefined ? `${rev}-dirty` : undefined;
   const attributes = refToAttributes(flake.ref);
   const url = printFlakeRef(flake.ref);
+  const resolved = flake.resolved ?? flake.ref;
+  const fingerprint = fingerprintOf(locked, lock);
   return {
     ...(description === undefined ? {} : { description }),
     ...(dirtyRevision === undefined ? {} : { dirtyRevision }),
+    ...(fingerprint === undefined ? {} : { fingerprint }),
     lastModified: whole.lastModified,
     locked: {
+      // Nix's way to say that nothing is to be added to these attributes any more.
+      __final: true,
       ...refToAttributes(locked),
       ...(dirtyRevision === undefined
         ? {}
@@ -60,12 +75,47 @@ function describe(
     original: attributes,
     originalUrl: url,
     path: makeSourcePath('source', whole.tree.narHash),
-    resolved: attributes,
-    resolvedUrl: url,
+    resolved: refToAttributes(resolved),
+    resolvedUrl: printFlakeRef(resolved),
     ...(locked.revCount === undefined ? {} : { revCount: locked.revCount }),
     ...(dirty || rev === undefined ? {} : { revision: rev }),
-    url: dirty ? url : printFlakeRef(locked),
+    url: dirty ? printFlakeRef(resolved) : printFlakeRef(locked),
   };
+}
+
+/** As Nix 2.34 makes it, which names its cache of evaluations so. It has none for a repository with changes here. */
+function fingerprintOf(locked: FlakeRef, lock: LockFile): string | undefined {
+  const source = sourceIdentity(locked);
+  const pinned = [...lock.nodes.values()].every(
+    (node) => !node.locked || isLocked(node.locked) || isRelativePath(node.locked),
+  );
+  if (source === undefined || !pinned) return undefined;
+  const { dir = '', revCount, lastModified } = locked;
+  const parts = [source, dir, printLockFile(lock).trimEnd()];
+  if (revCount !== undefined) parts.push(`revCount=${revCount}`);
+  if (lastModified !== undefined) parts.push(`lastModified=${lastModified}`);
+  return createHash('sha256').update(parts.join(';')).digest('hex');
+}
+
+function sourceIdentity(ref: FlakeRef): string | undefined {
+  switch (ref.type) {
+    case 'git':
+      return (
+        ref.rev &&
+        `${ref.rev}${ref.submodules ? ';s' : ''}${ref.exportIgnore ? ';e' : ''}${ref.lfs ? ';l' : ''}`
+      );
+    case 'github':
+    case 'gitlab':
+    case 'sourcehut':
+      return ref.rev;
+    case 'path':
+      return ref.narHash && `path:${ref.narHash}`;
+    case 'tarball':
+    case 'file':
+      return ref.narHash ?? ref.rev;
+    case 'indirect':
+      return undefined;
+  }
 }
 
 /** For people, in Nix's words. */
@@ -82,6 +132,7 @@ export function metadataText(metadata: Metadata, lock: LockFile, paint: Palette)
   put('Revision', metadata.revision ?? metadata.dirtyRevision);
   put('Revisions', metadata.revCount);
   put('Last modified', localTime(metadata.lastModified));
+  put('Fingerprint', metadata.fingerprint);
   const tree = new LockGraph(lock).tree();
   if (tree.length > 0) lines.push(paint.strong('Inputs:'), ...treeLines(tree, '', paint));
   return lines.join('\n');
