@@ -2,27 +2,21 @@
  * The flake that a person works on: its manifest and lock as they are on disk at once, its source tree only when asked for. As
  * long as only the texts are needed, nothing but a few file look-ups is done.
  */
+import { createHash } from 'node:crypto';
 import { realpathSync } from 'node:fs';
-import { dirname, join, relative, resolve } from 'node:path';
+import { basename, dirname, join, relative, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import type { FlakeRef, GitRef, PathRef, Rev } from '../flake/flake-ref.ts';
 import type { Source, SourceTree } from '../flake/source.ts';
+import { NarWriter, padded } from '../formats/nar.ts';
+import { walkPath } from '../store/tree-files.ts';
 import { lookAt, readRegularFile, unreadable } from './disk.ts';
 import { fetchPath } from './path.ts';
-import { openTrackedFiles } from './tracked-files.ts';
-import {
-  assertTracked,
-  commitFile,
-  findRepository,
-  hasGit,
-  isOutside,
-  readTracked,
-  trackFile,
-  upwards,
-} from './worktree.ts';
+import { openWorkingTree } from './working-tree.ts';
+import { assertTracked, commitFile, findRepository, isOutside, trackFile, upwards } from './worktree.ts';
 
 export interface LocalFlakeOptions {
   readonly reporter: Reporter;
@@ -31,6 +25,8 @@ export interface LocalFlakeOptions {
   readonly source: Pick<Source, 'fetch'>;
   /** The one manifest to look for. Default: either, but not both in one folder. */
   readonly manifest?: ManifestName;
+  /** False: a repository with changes that are not committed has no tree. Default true. */
+  readonly allowDirty?: boolean;
   /** How a repository's tree is to be taken. */
   readonly flags?: GitFlags;
 }
@@ -53,6 +49,8 @@ interface LocalTree {
   readonly rev?: Rev;
   /** Seconds since 1970: HEAD's committer time; for a plain folder the newest mtime. */
   readonly lastModified: number;
+  /** Of a repository with changes: HEAD and the digest of what is changed, as Nix has it; undefined where that is not known. */
+  changes?(): Promise<string | undefined>;
 }
 
 export interface LocalFlake {
@@ -79,7 +77,7 @@ export interface LocalFlake {
   commitLock(message: string): Promise<Rev | undefined>;
   /**
    * Reads Git's state, hashes the tree; `own` is what the flake says of how its source is to be taken. Throws
-   * FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE.
+   * FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE, FLK_GIT_DIRTY.
    */
   tree(own?: GitFlags): Promise<LocalTree>;
 }
@@ -142,36 +140,7 @@ async function openTree(
     const { locked, tree } = await fetchPath(ref, options);
     return { tree, locked, dirty: false, lastModified: locked.lastModified ?? 0 };
   }
-  const state = await readTracked(root, options.signal);
-  if (!state.entries.some((entry) => entry.path.equals(Buffer.from(manifestPath))))
-    await assertTracked(root, manifestPath);
-  const { rev, lastModified, dirty } = state;
-  if (!dirty && rev !== undefined) {
-    // Committed bytes, not those on disk: a checkout may have other line ends, and HEAD is what everybody else gets.
-    const pinned: FlakeRef = { ...ref, rev, ...(state.ref === undefined ? {} : { ref: state.ref }) };
-    if (await hasGit()) {
-      const { locked, tree } = await options.source.fetch(pinned);
-      return { tree, locked, dirty, rev, lastModified };
-    }
-    const { openCommitByIsomorphicGit } = await import('./worktree-isomorphic.ts');
-    const tree = await openCommitByIsomorphicGit(root, rev, options.signal);
-    return {
-      tree,
-      locked: { ...pinned, lastModified, narHash: tree.narHash },
-      dirty,
-      rev,
-      lastModified,
-    };
-  }
-  if (dirty) options.reporter.emit({ kind: 'notice', notice: { type: 'dirty-tree', path: root } });
-  const tree = await openTrackedFiles(root, state.entries, options);
-  return {
-    tree,
-    locked: { ...ref, lastModified, narHash: tree.narHash },
-    dirty,
-    ...(rev === undefined ? {} : { rev }),
-    lastModified,
-  };
+  return await openWorkingTree(ref, root, { ...options, manifestPath });
 }
 
 /** Without symlinks, so that what is above it is what a person would see from within. */
@@ -188,11 +157,14 @@ function findFlake(
   start: string,
   only: ManifestName | undefined,
 ): { readonly folder: string; readonly manifestName: ManifestName } {
+  const wanted = only === undefined ? manifestNames : [only];
+  // Who names the manifest means its folder; Nix takes it so, too.
+  const name = wanted.find((name) => name === basename(start));
+  if (name && lookAt(start)?.isFile()) return { folder: dirname(start), manifestName: name };
   if (!lookAt(start)?.isDirectory())
     throw new FlkError('FLK_FILE_UNREADABLE', `${start} is not a folder`, {
       hint: `name the folder that holds it: ${dirname(start)}`,
     });
-  const wanted = only === undefined ? manifestNames : [only];
   for (const folder of upwards(start)) {
     const manifestName = chooseManifest(
       wanted.filter((name) => lookAt(join(folder, name))),

@@ -11,6 +11,7 @@ import { HttpClient } from './http.ts';
 import { fetchPath } from './path.ts';
 import { FlakeRegistries } from './registry.ts';
 import { fetchCurl } from './tarball.ts';
+import { openWorkingTree, workingTreeOf } from './working-tree.ts';
 
 export interface SourcesOptions {
   /** Holds what was fetched, between runs and for all flakes; made when it is first needed. */
@@ -50,7 +51,12 @@ export class Sources implements Source {
     this.#registries = options.registries ?? new FlakeRegistries(async () => []);
     this.#git = new GitSource(options);
     const { signal, maxConnections, credentials, caFile } = options;
-    const client = new HttpClient({ signal, maxSockets: maxConnections, credentials, caFile });
+    const client = new HttpClient({
+      signal,
+      maxSockets: maxConnections,
+      credentials,
+      caFiles: caFile === undefined ? [] : [caFile],
+    });
     this.#archives = new ArchiveSource({
       ...options,
       client,
@@ -66,8 +72,12 @@ export class Sources implements Source {
 
   async #fetch(ref: Exclude<FlakeRef, IndirectRef>): Promise<Fetched> {
     switch (ref.type) {
-      case 'git':
-        return await this.#git.fetch(ref);
+      case 'git': {
+        const root = workingTreeOf(ref);
+        return root === undefined
+          ? await this.#git.fetch(ref)
+          : await openWorkingTree(ref, root, { ...this.#options, source: this });
+      }
       case 'path':
         return await fetchPath(ref, this.#options);
       case 'tarball':

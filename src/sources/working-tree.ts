@@ -1,0 +1,76 @@
+/** A Git repository of this machine where somebody works: the files that Git tracks there, with their changes, as a source. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Reporter } from '../base/events.ts';
+import type { GitRef, Rev } from '../flake/flake-ref.ts';
+import type { Source, SourceTree } from '../flake/source.ts';
+import { openTrackedFiles } from './tracked-files.ts';
+import { assertTracked, hasGit, readTracked } from './worktree.ts';
+
+export interface WorkingTreeOptions {
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal;
+  /** Fetches the committed tree of a repository without changes. */
+  readonly source: Pick<Source, 'fetch'>;
+  /** A file, from the root, without which the tree is of no use: FLK_MANIFEST_UNTRACKED when Git does not know it. */
+  readonly manifestPath?: string;
+}
+
+/** What lies there at one moment. */
+export interface WorkingTree {
+  readonly tree: SourceTree;
+  /** Pinned by `rev` when nothing is changed, else by `narHash` alone. Has `lastModified`. */
+  readonly locked: GitRef;
+  readonly dirty: boolean;
+  /** HEAD, also of a dirty tree. */
+  readonly rev?: Rev;
+  /** Seconds since 1970: HEAD's committer time. */
+  readonly lastModified: number;
+}
+
+/** The folder of a working tree that a reference means: without ref and rev, as it is, changes and all (so Nix 2.34 has it). */
+export function workingTreeOf(ref: GitRef): string | undefined {
+  if (!ref.url.startsWith('file:///') || ref.ref !== undefined || ref.rev !== undefined) return undefined;
+  const root = fileURLToPath(`file://${new URL(ref.url).pathname}`);
+  return existsSync(join(root, '.git')) ? root : undefined;
+}
+
+/** Reads Git's state and hashes the tree. Throws FLK_GIT_WORKTREE, and what fetching and hashing throw. */
+export async function openWorkingTree(
+  ref: GitRef,
+  root: string,
+  options: WorkingTreeOptions,
+): Promise<WorkingTree> {
+  const state = await readTracked(root, options.signal);
+  const { manifestPath } = options;
+  if (manifestPath !== undefined && !state.entries.some(({ path }) => path.equals(Buffer.from(manifestPath))))
+    await assertTracked(root, manifestPath);
+  const { rev, lastModified, dirty } = state;
+  if (!dirty && rev !== undefined) {
+    // Committed bytes, not those on disk: a checkout may have other line ends, and HEAD is what everybody else gets.
+    const pinned: GitRef = { ...ref, rev, ...(state.ref === undefined ? {} : { ref: state.ref }) };
+    if (await hasGit()) {
+      const { locked, tree } = await options.source.fetch(pinned);
+      return { tree, locked: { ...pinned, ...locked } as GitRef, dirty, rev, lastModified };
+    }
+    const { openCommitByIsomorphicGit } = await import('./worktree-isomorphic.ts');
+    const tree = await openCommitByIsomorphicGit(root, rev, options.signal);
+    return { tree, locked: { ...pinned, lastModified, narHash: tree.narHash }, dirty, rev, lastModified };
+  }
+  if (dirty) options.reporter.emit({ kind: 'notice', notice: { type: 'dirty-tree', path: root } });
+  const tree = await openTrackedFiles(root, state.entries, options);
+  return {
+    tree,
+    locked: {
+      ...ref,
+      // What it was before it was changed, for people: it says nothing about the bytes.
+      ...(rev === undefined ? {} : { dirtyRev: `${rev}-dirty`, dirtyShortRev: `${rev.slice(0, 7)}-dirty` }),
+      lastModified,
+      narHash: tree.narHash,
+    },
+    dirty,
+    ...(rev === undefined ? {} : { rev }),
+    lastModified,
+  };
+}
