@@ -230,6 +230,11 @@ export const errorCodes = {
     'install git, which reads it',
     'Without a git program flk cannot read this kind of repository safely.',
   ),
+  FLK_GIT_DIRTY: row(
+    1,
+    'commit the changes, or take --allow-dirty',
+    'The repository has changes that are not committed, and allow-dirty is off, so that nothing is made of what nobody else has.',
+  ),
   FLK_LIMIT: row(4, '', 'Something from outside is larger, deeper or slower than any honest one would be.'),
 
   // integrity

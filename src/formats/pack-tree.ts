@@ -19,6 +19,8 @@ export interface PackTreeOptions {
   readonly sink: TreeSink;
   /** Gives back bytes of the pack that were pushed before, fewer at its end. */
   readonly reread: (offset: number, length: number) => Buffer;
+  /** Told of each submodule's revision (forty hex digits) while its folder, empty in the tree, is open in the sink. */
+  readonly onGitlink?: (rev: string) => void;
   readonly limits?: PackLimits;
   /** Files and folders in all; bytes of all files. Trees that name one another often are small and unpack without end. */
   readonly maxNodes?: number;
@@ -42,6 +44,7 @@ const maxTagDepth = 8;
 export class PackTreeReader {
   readonly #rev: ObjectId;
   readonly #sink: TreeSink;
+  readonly #onGitlink: ((rev: string) => void) | undefined;
   readonly #pack: PackReader;
   readonly #maxNodes: number;
   readonly #maxBytes: number;
@@ -58,6 +61,7 @@ export class PackTreeReader {
     this.#rev = objectIdOf(options.rev);
     this.#waiting = this.#rev;
     this.#sink = options.sink;
+    this.#onGitlink = options.onGitlink;
     this.#maxNodes = options.maxNodes ?? 10_000_000;
     this.#maxBytes = options.maxBytes ?? 256 * 2 ** 30;
     this.#pack = new PackReader({
@@ -173,6 +177,7 @@ export class PackTreeReader {
         this.#count(0);
         this.#sink.entry(entry.name);
         this.#sink.directory();
+        this.#onGitlink?.(hexOf(entry.id));
       } else this.#open.pop();
       this.#sink.endDirectory();
     }

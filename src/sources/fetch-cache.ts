@@ -5,7 +5,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
-import { open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { throwIfAborted } from '../base/concurrency.ts';
@@ -16,6 +16,8 @@ import type { NarHash } from '../formats/hash.ts';
 import type { TreeSink } from '../formats/nar.ts';
 import { PackTreeReader } from '../formats/pack-tree.ts';
 import { subtree } from '../formats/tree-sinks.ts';
+import { CommitSurvey } from './git-survey.ts';
+import { readNote, unwritable, writeNote } from './notes.ts';
 import { FileContent, isManifestPath, type Manifests } from './tree-capture.ts';
 
 /** What is known of a commit once its pack has been read. */
@@ -31,10 +33,11 @@ export interface CommitFacts {
   readonly manifests: Manifests;
 }
 
+/** What is known of a tree that is made out of commits. */
+export type ViewFacts = Pick<CommitFacts, 'narHash' | 'narSize' | 'manifests'>;
+
 /** Bytes read from a pack at a time. */
 const step = 256 * 1024;
-/** Above this a note in the cache is not one of ours. */
-const maxNote = 32 * 2 ** 20;
 
 export class FetchCache {
   readonly #folder: string;
@@ -46,7 +49,7 @@ export class FetchCache {
 
   /** The commit's tree, if it is here; an entry that looks damaged is as good as none. */
   async commit(rev: string): Promise<CachedCommit | undefined> {
-    const facts = await this.#read<CommitFacts>(`${rev}.json`);
+    const facts = await readNote<CommitFacts>(this.#path(`${rev}.json`));
     if (!facts || facts.rev !== rev) return undefined;
     const pack = this.#path(`${rev}.pack`);
     return (await endsWith(pack, facts)) ? new CachedCommit(pack, facts, () => this.forget(rev)) : undefined;
@@ -85,20 +88,36 @@ export class FetchCache {
     await rename(staged.path, pack).catch((error: unknown) => {
       throw unwritable(pack, error);
     });
-    await this.#write(`${facts.rev}.json`, whole);
+    await writeNote(this.#path(`${facts.rev}.json`), whole);
     return new CachedCommit(pack, whole, () => this.forget(facts.rev));
+  }
+
+  /** What is known of a commit's tree as flags show it; `flags` are part of a file's name. */
+  async view(rev: string, flags: string): Promise<ViewFacts | undefined> {
+    const note = await readNote<ViewFacts & { readonly view: string }>(this.#path(`${rev}.${flags}.json`));
+    return note?.view === `${rev} ${flags}` ? note : undefined;
+  }
+
+  async keepView(rev: string, flags: string, { narHash, narSize, manifests }: ViewFacts): Promise<void> {
+    const view = `${rev} ${flags}`;
+    await writeNote(this.#path(`${rev}.${flags}.json`), { view, narHash, narSize, manifests });
+  }
+
+  /** Files that Git LFS keeps, by their SHA-256. */
+  get objects(): string {
+    return join(this.#folder, 'lfs');
   }
 
   /** What a server answered to a question before, and when (ms since 1970). */
   async answer<T>(question: Question): Promise<{ readonly answer: T; readonly time: number } | undefined> {
-    const note = await this.#read<{ about: string; answer: T; time: number }>(answerName(question));
+    const note = await readNote<{ about: string; answer: T; time: number }>(this.#path(answerName(question)));
     return note?.about === digestOfQuestion(question) ? { answer: note.answer, time: note.time } : undefined;
   }
 
   async keepAnswer<T>(question: Question, answer: T): Promise<void> {
-    await makeFolder(join(this.#folder, 'answers'));
     // By its digest, for a URL may hold a password.
-    await this.#write(answerName(question), { about: digestOfQuestion(question), answer, time: Date.now() });
+    const note = { about: digestOfQuestion(question), answer, time: Date.now() };
+    await writeNote(this.#path(answerName(question)), note);
   }
 
   /** Bare repositories that the git program fetches into. */
@@ -108,27 +127,6 @@ export class FetchCache {
 
   #path(name: string): string {
     return join(this.#folder, name);
-  }
-
-  /** A note whose first line is the SHA-256 of the rest; undefined where there is none that holds. */
-  async #read<T>(name: string): Promise<T | undefined> {
-    const text = await readFile(this.#path(name), 'utf8').catch(() => undefined);
-    if (text === undefined || text.length > maxNote) return undefined;
-    const [digest, body] = [text.slice(0, 64), text.slice(65)];
-    return digest === digestOf(body) ? (JSON.parse(body) as T) : undefined;
-  }
-
-  async #write(name: string, note: unknown): Promise<void> {
-    const body = JSON.stringify(note);
-    const path = this.#path(name);
-    const staged = `${path}.${stamp()}`;
-    try {
-      await writeFile(staged, `${digestOf(body)}\n${body}`, { flag: 'wx' });
-      await rename(staged, path);
-    } catch (error) {
-      await rm(staged, { force: true });
-      throw unwritable(path, error);
-    }
   }
 }
 
@@ -143,16 +141,6 @@ const digestOfQuestion = ({ url, about }: Question): string => digestOf(`${url}\
 const answerName = (question: Question): string =>
   join('answers', `${digestOfQuestion(question).slice(0, 40)}.json`);
 const stamp = (): string => `${process.pid}.${randomBytes(4).toString('hex')}`;
-
-function unwritable(path: string, cause: unknown): FlkError {
-  return new FlkError(
-    'FLK_FILE_UNWRITABLE',
-    `cannot write ${path}: ${cause instanceof Error ? cause.message : cause}`,
-    {
-      cause,
-    },
-  );
-}
 
 async function endsWith(pack: string, { checksum, packSize }: CommitFacts): Promise<boolean> {
   const handle = await open(pack, 'r').catch(() => undefined);
@@ -225,6 +213,7 @@ export class CachedCommit implements SourceTree {
   readonly #pack: string;
   readonly #facts: CommitFacts;
   readonly #forget: () => Promise<void>;
+  #surveyed: Promise<CommitSurvey> | undefined;
 
   constructor(pack: string, facts: CommitFacts, forget: () => Promise<void>) {
     this.#pack = pack;
@@ -255,10 +244,31 @@ export class CachedCommit implements SourceTree {
     return content.bytes;
   }
 
+  /** What decides how the tree looks with submodules, LFS or exportIgnore. One walk, the first time. */
+  survey(): Promise<CommitSurvey> {
+    this.#surveyed ??= this.#survey();
+    return this.#surveyed;
+  }
+
+  async #survey(): Promise<CommitSurvey> {
+    const survey = new CommitSurvey();
+    await this.#mended(() => this.#walk(survey, undefined, (rev) => survey.gitlink(rev)));
+    return survey;
+  }
+
+  /** As `walk`, without letting anyone else have a turn: for a tree in the middle of another one's walk. */
+  walkNow(sink: TreeSink): void {
+    for (const _ of this.#read(sink));
+  }
+
   /** An entry that turns out damaged is removed, so that the next run fetches it again. */
-  async walk(sink: TreeSink, signal?: AbortSignal): Promise<void> {
+  walk(sink: TreeSink, signal?: AbortSignal): Promise<void> {
+    return this.#mended(() => this.#walk(sink, signal));
+  }
+
+  async #mended(walk: () => Promise<void>): Promise<void> {
     try {
-      await this.#walk(sink, signal);
+      await walk();
     } catch (error) {
       if (!(error instanceof FlkError) || error.code !== 'FLK_GIT_PACK') throw error;
       await this.#forget();
@@ -274,7 +284,23 @@ export class CachedCommit implements SourceTree {
     }
   }
 
-  async #walk(sink: TreeSink, signal: AbortSignal | undefined): Promise<void> {
+  async #walk(
+    sink: TreeSink,
+    signal: AbortSignal | undefined,
+    onGitlink?: (rev: string) => void,
+  ): Promise<void> {
+    let steps = 0;
+    for (const _ of this.#read(sink, onGitlink)) {
+      // Reading and hashing never wait; others, and Ctrl-C, must have their turn.
+      if (++steps % 16 === 0) {
+        await nextTurn();
+        throwIfAborted(signal);
+      }
+    }
+  }
+
+  /** Reads the pack, one step after the other. */
+  *#read(sink: TreeSink, onGitlink?: (rev: string) => void): Generator<void> {
     const { rev } = this.#facts;
     let fd: number;
     try {
@@ -286,6 +312,7 @@ export class CachedCommit implements SourceTree {
       const reader = new PackTreeReader({
         rev,
         sink,
+        ...(onGitlink ? { onGitlink } : {}),
         reread: (offset, length) => readAt(fd, offset, length),
       });
       const bytes = Buffer.allocUnsafeSlow(step);
@@ -294,11 +321,7 @@ export class CachedCommit implements SourceTree {
         if (got === 0) break;
         reader.push(bytes.subarray(0, got));
         offset += got;
-        // Reading and hashing never wait; others, and Ctrl-C, must have their turn.
-        if (offset % (16 * step) === 0) {
-          await nextTurn();
-          throwIfAborted(signal);
-        }
+        yield;
       }
       reader.end();
     } finally {

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { access, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { type ErrorCode, FlkError, redactUrls } from '../base/errors.ts';
 import { makeFolder, withFileLock } from '../base/files.ts';
 import { type Finished, run, start } from '../base/process.ts';
@@ -16,6 +17,7 @@ import {
   sha256Repository,
   shallowRepository,
 } from './git-protocol.ts';
+import { localBase } from './git-submodules.ts';
 
 /** What of git's own environment a person sets on purpose; the rest would turn git to another repository. */
 const keptVariables =
@@ -151,6 +153,18 @@ export class GitProgram {
       (url.protocol === 'https:' && Object.keys(process.env).some(isCertificateVariable)) ||
       [...(await this.#configuration())].some(([key, values]) => concerns(key, values, url));
     return told && (await this.available());
+  }
+
+  /** What relative URLs in a repository start from: for one on this machine its `origin`, where it has one. */
+  async originOf(url: string): Promise<string> {
+    if (!url.startsWith('file:')) return url;
+    const path = fileURLToPath(`file://${new URL(url).pathname}`);
+    const { status, stdout } = await run(
+      'git',
+      [...settings, '-C', path, 'config', '--null', '--get', 'remote.origin.url'],
+      { env: gitEnvironment() },
+    );
+    return localBase(path, status === 0 ? stdout.toString().split('\0')[0] : undefined);
   }
 
   /** A repository that git is to fetch from. Throws FLK_REF_INVALID for what git might take for an option. */

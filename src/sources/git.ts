@@ -4,7 +4,7 @@ import { nearest } from '../base/diagnostics.ts';
 import { FlkError, redactUrls } from '../base/errors.ts';
 import { type Reporter, type Span, span } from '../base/events.ts';
 import type { GitRef, Rev } from '../flake/flake-ref.ts';
-import type { Fetched, Tag } from '../flake/source.ts';
+import type { Fetched, SourceTree, Tag } from '../flake/source.ts';
 import { NarHasher } from '../formats/nar.ts';
 import { PackTreeReader } from '../formats/pack-tree.ts';
 import { tee } from '../formats/tree-sinks.ts';
@@ -36,7 +36,7 @@ export interface GitSourceOptions {
   readonly retryDelay?: number | undefined;
   /** What lets our own client in; the git program has its own. */
   readonly credentials?: HttpCredentials | undefined;
-  /** A file of certificates (PEM) to trust, unless git has been told of one (GIT_SSL_CAINFO). */
+  /** A file of certificates (PEM) to trust, beside the one that git has been told of (GIT_SSL_CAINFO). */
   readonly caFile?: string | undefined;
 }
 
@@ -76,7 +76,7 @@ export class GitSource {
       connectTimeout,
       idleTimeout,
       maxSockets: maxConnections,
-      caFile: process.env.GIT_SSL_CAINFO ?? options.caFile,
+      caFiles: [options.caFile, process.env.GIT_SSL_CAINFO].flatMap((path) => (path ? [path] : [])),
       credentials: options.credentials,
     });
     this.#program = new GitProgram({ folder: this.#cache.repositories, signal });
@@ -91,12 +91,13 @@ export class GitSource {
   async fetch(ref: GitRef): Promise<Fetched> {
     assertSupported(ref);
     const { resolved, commit, revCount } = await this.#resolveAndFetch(ref);
-    if (ref.narHash !== undefined && ref.narHash !== commit.narHash)
+    const tree = await this.#tree(ref, resolved.rev, commit);
+    if (ref.narHash !== undefined && ref.narHash !== tree.narHash)
       throw new FlkError(
         'FLK_NAR_HASH_MISMATCH',
         `${shown(ref)} at ${resolved.rev} has other content than was locked`,
         {
-          facts: { wanted: ref.narHash, found: commit.narHash },
+          facts: { wanted: ref.narHash, found: tree.narHash },
         },
       );
     const name = ref.ref ?? resolved.target;
@@ -105,12 +106,33 @@ export class GitSource {
         ...ref,
         ...(name === undefined ? {} : { ref: name }),
         rev: resolved.rev,
-        narHash: commit.narHash,
+        narHash: tree.narHash,
         lastModified: commit.lastModified,
         ...(revCount === undefined ? {} : { revCount }),
       },
-      tree: commit,
+      tree,
     };
+  }
+
+  /** The commit's tree as the reference's flags show it. */
+  async #tree(ref: GitRef, rev: Rev, commit: CachedCommit): Promise<SourceTree> {
+    const { submodules, lfs, exportIgnore } = ref;
+    if (!submodules && !lfs && !exportIgnore) return commit;
+    // Loaded for those who ask for it.
+    const [{ openView }, { LfsClient }] = await Promise.all([
+      import('./git-view.ts'),
+      import('./git-lfs.ts'),
+    ]);
+    return await openView(commit, ref.url, rev, ref, {
+      cache: this.#cache,
+      lfs: new LfsClient({
+        http: this.#http,
+        folder: this.#cache.objects,
+        offline: this.#options.offline,
+      }),
+      commit: (url, submoduleRev) => this.#commit({ type: 'git', url }, submoduleRev),
+      base: (url) => this.#program.originOf(url),
+    });
   }
 
   /** As `Source.tags`. */
@@ -281,11 +303,6 @@ const isHere = (ref: GitRef): boolean => ref.url.startsWith('file:');
 const shown = (ref: GitRef): string => redactUrls(`git+${ref.url}`);
 
 function assertSupported(ref: GitRef): void {
-  for (const flag of ['submodules', 'lfs', 'exportIgnore'] as const)
-    if (ref[flag])
-      throw new FlkError('FLK_REF_UNSUPPORTED', `flk does not fetch with ${flag}=1 yet: ${shown(ref)}`, {
-        hint: `leave ${flag} out if the flake can do without`,
-      });
   if (ref.ref !== undefined && !isRefName(ref.ref))
     throw new FlkError('FLK_REF_INVALID', `${JSON.stringify(ref.ref)} cannot be the name of a branch or tag`);
   if (ref.rev !== undefined && !/^[0-9a-f]{40}$/.test(ref.rev))

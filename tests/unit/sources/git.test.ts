@@ -430,12 +430,6 @@ describe('what cannot be had', () => {
     });
   });
 
-  it.each(['submodules', 'lfs', 'exportIgnore'] as const)('%s, for now', async (flag) => {
-    const { source, ref, server } = await rig();
-    await expect(source().fetch({ ...ref, [flag]: true })).rejects.toEqual(withCode('FLK_REF_UNSUPPORTED'));
-    expect(server.log).toEqual([]);
-  });
-
   it.each([
     '-x',
     'a..b',
