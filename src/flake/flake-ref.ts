@@ -15,7 +15,7 @@ import {
   unsupportedRef,
 } from './ref-attributes.ts';
 import type { CurlRef, FlakeRef, ForgeRef, GitRef, IndirectRef, PathRef } from './ref-model.ts';
-import { decodeQuery, invalidRef, parseRefUrl, printQuery, printRefUrl, shown } from './ref-url.ts';
+import { decodeQuery, invalidRef, parseRefUrl, parseTypedUrl, printRefUrl, shown } from './ref-url.ts';
 
 export type {
   CurlRef,
@@ -54,34 +54,25 @@ function parseRef(text: string, flake: boolean): FlakeRef {
   if (/^[./]/.test(text)) return parseBarePath(text);
   const scheme = /^([A-Za-z][A-Za-z0-9+.-]*):(?!:)/.exec(text)?.[1];
   if (scheme === undefined) return parseWithoutScheme(text);
-  const [, application, transport = scheme] = /^([a-z]+)\+(.*)$/.exec(scheme) ?? [];
-  switch (application ?? scheme) {
-    case 'path':
-      return parsePath(text);
+  const [, application = '', transport = scheme] = /^([^+]+)\+(.*)$/.exec(scheme) ?? [];
+  const isWeb = /^(https?|file)$/.test(transport);
+  switch (application) {
     case 'git':
-      if (/^(https?|ssh|file)$/.test(transport)) return parseGit(text, transport);
-      if (transport === 'git') throw unsupportedRef(text, 'the git:// protocol; write git+https:// instead');
-      break;
-    case 'github':
-    case 'gitlab':
-    case 'sourcehut':
-      return parseForge(text, scheme);
-    case 'flake':
-      return parseIndirect(text);
+      if (!/^(https?|ssh|file)$/.test(transport))
+        throw unsupportedRef(text, `Git over ${shown(transport)}:; write git+https:// or git+ssh:// instead`);
+      return parseGit(text, transport);
     case 'tarball':
-      if (/^(https?|file)$/.test(transport)) return parseCurl(text, 'tarball', transport);
+    case 'file':
+      if (isWeb) return parseCurl(text, application, transport);
       break;
-    case 'https':
-    case 'http':
-    case 'file': {
-      // `file+https:` says so; `https:` leaves it to the ending.
-      if (application === undefined) return parsePlainUrl(text, transport, flake);
-      if (application === 'file' && /^(https?|file)$/.test(transport))
-        return parseCurl(text, 'file', transport);
-      break;
-    }
     case 'hg':
       throw unsupportedRef(text, 'Mercurial');
+    case '':
+      if (isWeb) return parsePlainUrl(text, transport, flake);
+      if (scheme === 'path') return parsePath(text);
+      if (scheme === 'flake') return parseIndirect(text);
+      if (isForge(scheme)) return parseForge(text, scheme);
+      if (scheme === 'git') throw unsupportedRef(text, 'the git:// protocol; write git+https:// instead');
   }
   throw invalidRef(text, `‘${shown(scheme)}:’ is not a kind of reference`);
 }
@@ -118,7 +109,7 @@ function parseBarePath(text: string): PathRef {
 }
 
 function parsePath(text: string): PathRef {
-  const { authority, path, query } = parseRefUrl(text);
+  const { authority, path, query } = parseTypedUrl(text);
   if (authority) throw invalidRef(text, `a path has no host (‘${authority}’)`);
   if (path.some((segment) => segment.includes('/')))
     throw invalidRef(text, 'a name in its path holds a slash (%2F)');
@@ -129,10 +120,7 @@ function pathWith(text: string, path: readonly string[], query: ReadonlyMap<stri
   const attributes: Record<string, string | number> = {
     type: 'path',
     // Nix joins what stands between slashes, so doubled ones vanish.
-    path: path
-      .join('/')
-      .replace(/\/+/g, '/')
-      .replace(/(?<=.)\/$/, ''),
+    path: path.join('/').replace(/\/+/g, '/'),
   };
   for (const [name, value] of query) {
     if (name === 'revCount' || name === 'lastModified') attributes[name] = integer(text, name, value);
@@ -143,12 +131,12 @@ function pathWith(text: string, path: readonly string[], query: ReadonlyMap<stri
 }
 
 function integer(text: string, name: string, value: string): number {
-  if (!/^[0-9]{1,15}$/.test(value)) throw invalidRef(text, `${name} is not a number`);
+  if (!/^\+?[0-9]{1,15}$/.test(value)) throw invalidRef(text, `${name} is not a number`);
   return Number(value);
 }
 
 function parseGit(text: string, transport: string): GitRef {
-  const parsed = parseRefUrl(text);
+  const parsed = parseTypedUrl(text);
   const attributes: Record<string, string | boolean> = { type: 'git' };
   const query = new Map<string, string>();
   for (const [name, value] of parsed.query) {
@@ -165,8 +153,11 @@ function parseGit(text: string, transport: string): GitRef {
 const isFlag = (name: string): name is (typeof gitFlags)[number] =>
   (gitFlags as readonly string[]).includes(name);
 
-function parseForge(text: string, type: string): ForgeRef {
-  const { authority, path, query } = parseRefUrl(text);
+const isForge = (type: string): type is ForgeRef['type'] =>
+  Object.values(forgeOfHost).some((forge) => forge === type);
+
+function parseForge(text: string, type: ForgeRef['type']): ForgeRef {
+  const { authority, path, query } = parseTypedUrl(text);
   if (authority) throw invalidRef(text, 'its host belongs at its end', `write ${type}:OWNER/REPO?host=HOST`);
   const [owner, repo, ...rest] = path.filter((segment) => segment !== '');
   if (owner === undefined || repo === undefined)
@@ -184,7 +175,7 @@ function parseForge(text: string, type: string): ForgeRef {
 }
 
 function parseIndirect(text: string): IndirectRef {
-  const { authority, path, query } = parseRefUrl(text);
+  const { authority, path, query } = parseTypedUrl(text);
   if (authority) throw invalidRef(text, `an id of registries has no host (‘${authority}’)`);
   const [id, ...rest] = path.filter((segment) => segment !== '');
   if (id === undefined || !isFlakeId(id))
@@ -210,7 +201,7 @@ function parseIndirect(text: string): IndirectRef {
 }
 
 function parsePlainUrl(text: string, transport: string, flake: boolean): CurlRef {
-  const { authority, path } = parseRefUrl(text);
+  const { authority, path } = parseTypedUrl(text);
   const repository = path.filter((segment) => segment !== '');
   // The page of a repository is never what is meant.
   if (authority !== undefined && Object.hasOwn(forgeOfHost, authority) && repository.length === 2)
@@ -224,13 +215,14 @@ function parsePlainUrl(text: string, transport: string, flake: boolean): CurlRef
 }
 
 function parseCurl(text: string, type: CurlRef['type'], transport: string): CurlRef {
-  const parsed = parseRefUrl(text);
+  const parsed = parseTypedUrl(text);
   const attributes: Record<string, string | number> = { type };
   const query = new Map<string, string>();
   for (const [name, value] of parsed.query) {
     if (name === 'dir' || name === 'rev' || name === 'narHash') attributes[name] = value;
     else if (name === 'revCount' || name === 'lastModified') {
-      if (/^[0-9]{1,15}$/.test(value)) attributes[name] = Number(value);
+      // Nix reads past what is no number.
+      if (/^\+?[0-9]+$/.test(value)) attributes[name] = integer(text, name, value);
     } else if (name !== 'url' && name !== 'name' && name !== 'unpack') query.set(name, value);
   }
   attributes.url = printRefUrl({ ...parsed, scheme: transport, query });
@@ -282,14 +274,14 @@ const pathOf = (...parts: readonly (string | undefined)[]): string[] =>
   parts.filter((part) => part !== undefined);
 
 /** A `dir` that the URL holds already stays what it is. */
-function withParameters(url: string, parameters: Map<string, string>, dir: string | undefined): string {
-  if (url.includes('?')) {
-    const parsed = parseRefUrl(url);
-    const start = dir === undefined ? [] : [['dir', dir] as const];
-    return printRefUrl({ ...parsed, query: new Map([...start, ...parsed.query, ...parameters]) });
-  }
-  if (dir !== undefined) parameters.set('dir', dir);
-  return `${url}${printQuery(parameters)}`;
+function withParameters(
+  url: string,
+  parameters: ReadonlyMap<string, string>,
+  dir: string | undefined,
+): string {
+  const parsed = parseRefUrl(url);
+  const start = dir === undefined ? [] : [['dir', dir] as const];
+  return printRefUrl({ ...parsed, query: new Map([...start, ...parsed.query, ...parameters]) });
 }
 
 /** A path that only the manifest around it gives a meaning. */

@@ -272,9 +272,10 @@ class AttributeReader {
   }
 
   #dir(): string | undefined {
-    const dir = this.text('dir')?.replace(/\/+$/, '');
+    const dir = this.text('dir');
     if (!dir) return undefined;
-    if (dir.split('/').some((segment) => segment === '' || segment === '.' || segment === '..'))
+    const whole = dir.replace(/\/+$/, '');
+    if (whole.split('/').some((segment) => segment === '' || segment === '.' || segment === '..'))
       throw this.#fault(`dir ‘${shown(dir)}’ is not a folder within the source`);
     return dir;
   }
@@ -293,12 +294,17 @@ export function isGitRefName(name: string): boolean {
   );
 }
 
-/** A lock may hold `file:/x`, or a bare path; what cannot be reached, and what hides an option or a command, is refused. */
+/**
+ * The attribute form takes what people give to Git, too: a bare path, `user@host:path`, a `git+` too much. What cannot be reached,
+ * and what hides an option or a command, is refused.
+ */
 function normalGitUrl(url: string, where: string): string {
   if (url === '') throw invalidRef(where, 'its url is missing');
-  const parsed: RefUrl = parseRefUrl(
-    url.startsWith('/') ? `file://${encodeURI(url).replaceAll('?', '%3F').replaceAll('#', '%23')}` : url,
-  );
+  const scp = /^([A-Za-z0-9_.-]+@[A-Za-z0-9_.-]+):(?!:)(.*)$/.exec(url);
+  const asPath = url.startsWith('/')
+    ? `file://${encodeURI(url).replaceAll('?', '%3F').replaceAll('#', '%23')}`
+    : url.replace(/^git\+/, '');
+  const parsed: RefUrl = parseRefUrl(scp ? `ssh://${scp[1]}/${scp[2]}` : asPath);
   if (!/^(https?|ssh|file)$/.test(parsed.scheme))
     throw new FlkError(
       'FLK_REF_UNSUPPORTED',

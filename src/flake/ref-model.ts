@@ -7,7 +7,7 @@ export type Rev = string & { readonly __brand: 'Rev' };
 /** What any reference may say beside where it leads; which of it a kind of reference takes, parsing decides. */
 interface CommonRef {
   readonly rev?: Rev;
-  /** Subfolder that holds the flake, no leading or trailing slash. */
+  /** Subfolder that holds the flake; no leading slash, no `..`. A slash at its end says nothing more. */
   readonly dir?: string;
   readonly narHash?: NarHash;
   /** Seconds since 1970: the commit's (committer), an archive's newest entry's, a folder's newest mtime. */

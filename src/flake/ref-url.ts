@@ -36,7 +36,7 @@ const authorityPattern =
 
 /** Throws FLK_REF_INVALID, or FLK_REF_CREDENTIALS for user info: only ssh may name a user, and nobody a password. */
 export function parseRefUrl(text: string): RefUrl {
-  const match = urlPattern.exec(lenient(text));
+  const match = urlPattern.exec(text);
   if (!match) throw invalidRef(text, 'not a URL; write blanks and other special characters as %XX');
   const [, scheme = '', authority, path = '', query = ''] = match;
   return {
@@ -54,7 +54,11 @@ export function decodeQuery(text: string, query: string): ReadonlyMap<string, st
   return parseQuery(text, query);
 }
 
-/** Blanks and quotes may stand in a query as they are. */
+/** As `parseRefUrl`; blanks and quotes may stand in the query as they are, for people type them. */
+export function parseTypedUrl(text: string): RefUrl {
+  return parseRefUrl(lenient(text));
+}
+
 function lenient(text: string): string {
   const mark = text.indexOf('?');
   if (mark < 0) return text;
@@ -111,7 +115,7 @@ export function printRefUrl(url: RefUrl): string {
 }
 
 /** `?a=1&b=2`, names in byte order; empty for none. */
-export function printQuery(query: ReadonlyMap<string, string>): string {
+function printQuery(query: ReadonlyMap<string, string>): string {
   if (query.size === 0) return '';
   const parts = [...query]
     .sort(([a], [b]) => compareBytes(a, b))

@@ -132,7 +132,7 @@ async function downloaded(files: RegistryFiles, url: URL): Promise<readonly Regi
 
 async function download(files: RegistryFiles, url: URL, kept: Kept | undefined): Promise<Kept> {
   const { signal, reporter, caFile } = files;
-  const client = new HttpClient({ signal, caFile });
+  const client = new HttpClient({ signal, caFiles: caFile === undefined ? [] : [caFile] });
   return await withRetries(url.href, { reporter, signal }, async (): Promise<Kept> => {
     const common = {
       'user-agent': 'flk',

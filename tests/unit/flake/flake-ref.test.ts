@@ -145,6 +145,9 @@ describe('the string form', () => {
 
   it.each([
     'hg+https://h/x',
+    'git+ftp://h/x',
+    'git+HTTPS://h/x',
+    'git+git+https://h/x',
     'git://h/x',
     'git+https://h/x?verifyCommit=1',
     'git+https://h/x?publicKeys=%5B%5D',
@@ -196,8 +199,6 @@ describe('the string form', () => {
     'git+https://h/x#frag',
     'git+https://h/x\n',
     'git+https://h\0/x',
-    'git+ftp://h/x',
-    'git+HTTPS://h/x',
     'git+file:x/y',
     'git+file:./x',
     'git+file://h/x',
