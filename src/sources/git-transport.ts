@@ -103,7 +103,15 @@ class HttpRemote implements GitRemote {
       if (!(refusal instanceof NeedsGitProgram)) throw refusal;
       if (!(await this.#program.available())) throw refusal.why;
       this.#fallback = this.#program.remote(this.#url.href);
-      return work(this.#fallback);
+      try {
+        return await work(this.#fallback);
+      } catch (failure) {
+        // We were there and git was not (it may trust other certificates): what we were told is the better reason.
+        const away = failure instanceof FlkError && failure.code === 'FLK_NETWORK';
+        if (!away || refusal.why.code !== 'FLK_HTTP_AUTH') throw failure;
+        this.#fallback = undefined;
+        throw refusal.why;
+      }
     }
   }
 }

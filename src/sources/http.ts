@@ -20,8 +20,8 @@ export interface HttpOptions {
   readonly idleTimeout?: number | undefined;
   /** Connections to one host. Default 16. */
   readonly maxSockets?: number | undefined;
-  /** A file of certificates (PEM) to trust instead of Node's own. */
-  readonly caFile?: string | undefined;
+  /** Files of certificates (PEM) to trust instead of Node's own; none: Node's own. */
+  readonly caFiles?: readonly string[] | undefined;
   /** Asked for each request what lets us in. Default: nothing does. */
   readonly credentials?: HttpCredentials | undefined;
 }
@@ -124,10 +124,10 @@ export class HttpClient {
 
   /** Made when it is first needed: reading a machine's certificates costs more than many a fetch. */
   get #secureAgent(): HttpsAgent {
-    const { caFile } = this.#options;
+    const { caFiles = [] } = this.#options;
     this.#httpsAgent ??= new HttpsAgent({
       ...this.#agentOptions,
-      ...(caFile === undefined ? {} : { secureContext: trusting(caFile) }),
+      ...(caFiles.length === 0 ? {} : { secureContext: trusting(caFiles) }),
     });
     return this.#httpsAgent;
   }
@@ -197,11 +197,18 @@ function withHeaders(request: HttpRequest, headers: Readonly<Record<string, stri
   return { ...request, headers: { ...request.headers, ...headers } };
 }
 
-function trusting(caFile: string): SecureContext {
+function trusting(caFiles: readonly string[]): SecureContext {
+  const certificates = caFiles.map((path) => {
+    try {
+      return readFileSync(path);
+    } catch (cause) {
+      throw new FlkError('FLK_FILE_UNREADABLE', `cannot read the certificates in ${path}`, { cause });
+    }
+  });
   try {
-    return createSecureContext({ ca: readFileSync(caFile) });
+    return createSecureContext({ ca: certificates });
   } catch (cause) {
-    throw new FlkError('FLK_FILE_UNREADABLE', `cannot read the certificates in ${caFile}`, { cause });
+    throw new FlkError('FLK_FILE_UNREADABLE', `${caFiles.join(' or ')} holds no certificates`, { cause });
   }
 }
 

@@ -26,6 +26,8 @@ export interface SourcesOptions {
   readonly refTtl?: number;
   /** Whether what is locked says how many commits lead up to a Git revision. Default true, as Nix has it. */
   readonly revCount?: boolean;
+  /** False: a repository of this machine with changes that are not committed is FLK_GIT_DIRTY. Default true. */
+  readonly allowDirty?: boolean;
   /** Requests in flight at once, over all servers. */
   readonly maxConnections?: number;
   /** What lets us in at servers. Default: nothing, but git's own helpers. */
