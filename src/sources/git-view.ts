@@ -104,18 +104,18 @@ class LensMaker {
     const attributes = new GitAttributes(survey.attributes);
     const base = submodules || lfs ? await this.#world.base(url) : url;
     const isKept = (path: NodePath): boolean => attributes.value(path, 'filter') === 'lfs';
+    const isLeftOut = (path: NodePath): boolean => attributes.value(path, 'export-ignore') === true;
+    const isWanted = (path: NodePath): boolean =>
+      isKept(path) && !(exportIgnore && withFolders(path).some(isLeftOut));
     const [children] = await Promise.all([
       submodules ? this.#children(base, survey, depth) : new Map<NodePath, Lens>(),
-      lfs ? this.#bring(url, base, survey, isKept) : undefined,
+      lfs ? this.#bring(url, base, survey, isWanted) : undefined,
     ]);
     return (sink) => {
       let seen = sink;
       if (children.size > 0) seen = new SubmoduleSink(seen, children);
       if (lfs) seen = new LfsSink(seen, isKept, (oid) => this.#world.lfs.path(oid));
-      if (exportIgnore)
-        seen = filterTree(seen, (path) => attributes.value(path, 'export-ignore') !== true, {
-          keepEmpty: true,
-        });
+      if (exportIgnore) seen = filterTree(seen, (path) => !isLeftOut(path), { keepEmpty: true });
       return seen;
     };
   }
@@ -146,9 +146,9 @@ class LensMaker {
     url: string,
     base: string,
     survey: CommitSurvey,
-    isKept: (path: NodePath) => boolean,
+    isWanted: (path: NodePath) => boolean,
   ): Promise<void> {
-    const pointers = [...survey.pointers].filter(([path]) => isKept(path)).map(([, pointer]) => pointer);
+    const pointers = [...survey.pointers].filter(([path]) => isWanted(path)).map(([, pointer]) => pointer);
     // What is on this machine need not come from its origin.
     if (url !== base && url.startsWith('file:')) {
       const elsewhere: LfsPointer[] = [];
@@ -163,6 +163,12 @@ class LensMaker {
 }
 
 const maxSubmodulesInAll = 10_000;
+
+/** A path and the folders that it lies in, the root apart. */
+const withFolders = (path: NodePath): readonly NodePath[] => {
+  const names = path.split('/');
+  return names.map((_, i) => names.slice(0, i + 1).join('/'));
+};
 
 /** Follows the way of a walk through names; for sinks that look at paths. */
 class PathTracker {
