@@ -129,6 +129,14 @@ export class Context {
     return this.#registries;
   }
 
+  async allowDirty(): Promise<boolean> {
+    return this.flags['allow-dirty'] ?? (await this.settings()).allowDirty;
+  }
+
+  async allowDirtyLocks(): Promise<boolean> {
+    return this.flags['allow-dirty-locks'] ?? (await this.settings()).allowDirtyLocks;
+  }
+
   /** The same for the whole run: equal references have equal answers. */
   sources(): Promise<Sources> {
     this.#sources ??= this.#openSources(this.offline);
@@ -147,7 +155,12 @@ export class Context {
       this.registries(),
       this.settings(),
     ]).then(
-      ([{ Sources }, { Credentials }, registries, { accessTokens, netrcFile, sslCertFile, tarballTtl }]) =>
+      ([
+        { Sources },
+        { Credentials },
+        registries,
+        { accessTokens, netrcFile, sslCertFile, tarballTtl, allowDirty },
+      ]) =>
         new Sources({
           registries,
           credentials: new Credentials({ accessTokens, netrcFile, env: this.env, reporter: this.reporter }),
@@ -158,6 +171,7 @@ export class Context {
           offline,
           refresh: this.flags.refresh,
           revCount: !this.flags['no-rev-count'],
+          allowDirty: this.flags['allow-dirty'] ?? allowDirty,
           // Who locks wants to know what is there now; who uses a remote flake, not to wait for the same answer each time.
           refTtl: ['build', 'run', 'metadata'].includes(this.command) ? tarballTtl : 0,
         }),

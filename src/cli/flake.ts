@@ -7,7 +7,7 @@ import { FlkError } from '../base/errors.ts';
 import { version } from '../base/version.ts';
 import { type FlakeRef, type GitRef, parseFlakeRef, printFlakeRef, type Rev } from '../flake/flake-ref.ts';
 import type { FlakeManifest, Manifest } from '../flake/manifest-model.ts';
-import type { SourceTree } from '../flake/source.ts';
+import type { Fetched, SourceTree } from '../flake/source.ts';
 import {
   chooseManifest,
   type GitFlags,
@@ -27,6 +27,8 @@ export interface FlakeTree {
   /** HEAD, also of a dirty tree. */
   readonly rev?: Rev;
   readonly lastModified: number;
+  /** As `LocalTree` has it. */
+  changes?(): Promise<string | undefined>;
 }
 
 export interface Flake {
@@ -111,7 +113,7 @@ async function openLocal(
   });
   const { ref, dir, manifestName, lockText, lockPath } = local;
   let tree: Promise<FlakeTree> | undefined;
-  return {
+  const flake: Flake & { readonly folder: string } = {
     ref,
     dir,
     folder: local.folder,
@@ -124,10 +126,18 @@ async function openLocal(
     trackLock: () => local.trackLock(),
     commitLock: (message) => local.commitLock(message),
     tree: () => {
-      tree ??= readManifest({ manifestFile: local.manifest }).then(({ self }) => local.tree(self));
+      tree ??= readManifest({ manifestFile: local.manifest }).then(async ({ self }) => {
+        const whole = await local.tree(self);
+        if (whole.dirty && !(await context.allowDirty()))
+          throw new FlkError('FLK_GIT_DIRTY', `${local.root} has changes that are not committed`);
+        return whole;
+      });
       return tree;
     },
   };
+  // Asked for in so many words, it holds also where nobody needs the tree.
+  if (context.flags['allow-dirty'] === false) await flake.tree();
+  return flake;
 }
 
 /** Throws FLK_USAGE for a `--manifest` that is none. */
@@ -162,7 +172,7 @@ function gitFlagsOf(ref: FlakeRef): GitFlags {
 
 async function openFetched(context: Context, ref: FlakeRef): Promise<Flake> {
   const { decodeManifest } = await import('../flake/manifest.ts');
-  const { locked, resolved, tree } = await (await context.sources()).fetch(ref, 'all');
+  const { locked, resolved, tree } = await fetchNamed(context, ref);
   // A registry may add a folder.
   const dir = locked.dir ?? '';
   const read = async (name: string): Promise<Buffer | undefined> =>
@@ -203,6 +213,20 @@ async function openFetched(context: Context, ref: FlakeRef): Promise<Flake> {
     commitLock: async () => undefined,
     tree: async () => whole,
   };
+}
+
+/** As `Source.fetch`; a name that leads nowhere may have been meant as a folder. */
+async function fetchNamed(context: Context, ref: FlakeRef): Promise<Fetched> {
+  const source = await context.sources();
+  try {
+    return await source.fetch(ref, 'all');
+  } catch (error) {
+    if (!(error instanceof FlkError) || ref.type !== 'indirect' || !existsSync(resolve(context.cwd, ref.id)))
+      throw error;
+    const { message, facts, trail, diagnostics } = error;
+    const hint = `${ref.id} is a registry’s name here; the folder is ./${ref.id}`;
+    throw new FlkError(error.code, message, { hint, facts, trail, diagnostics, cause: error });
+  }
 }
 
 /** Throws FLK_MANIFEST_INVALID and FLK_MANIFEST_VERSION. */

@@ -3,10 +3,10 @@ import { createHash } from 'node:crypto';
 import { join, posix, relative, resolve } from 'node:path';
 import { FlkError } from '../base/errors.ts';
 import { makeFolder, readFileIfExists, withFileLock, writeFileAtomic } from '../base/files.ts';
-import type { FlakeRef } from '../flake/flake-ref.ts';
+import { type FlakeRef, printFlakeRef } from '../flake/flake-ref.ts';
 import { printInputPath } from '../flake/graph.ts';
 import type { StaleReason } from '../flake/lock-check.ts';
-import { emptyLock, type LockFile, parseLockFile, printLockFile, renumbered } from '../flake/lock-file.ts';
+import { emptyLock, type LockFile, parseLockFile, printLockFile, unlockedInput } from '../flake/lock-file.ts';
 import type { LockOptions } from '../flake/locker.ts';
 import type { FlakeManifest } from '../flake/manifest-model.ts';
 import { type InputPath, inputNamePattern } from '../flake/package-ref.ts';
@@ -21,6 +21,8 @@ export interface Locked {
   readonly previous: LockFile | undefined;
   /** The file has, or should get, other bytes. */
   readonly changed: boolean;
+  /** An input with changes that are not committed: such a lock is not written. */
+  readonly unlocked?: FlakeRef;
 }
 
 export interface LockRequest {
@@ -57,10 +59,11 @@ export async function lockFlake(
     deep: context.flags.deep,
     ...(update === undefined ? {} : { update }),
   });
-  const changed = printLockFile(locked) !== writtenLock(context, flake, manifest, previous);
-  if (changed && fixed)
+  const changed = await isChanged(context, flake, manifest, previous, locked);
+  const unlocked = unlockedInput(locked, await context.allowDirtyLocks());
+  if (changed && fixed && !unlocked)
     throw staleError(context, flake, previous, reasons ?? [], await changeList(previous, locked));
-  return { lock: locked, previous, changed };
+  return { lock: locked, previous, changed, ...(unlocked === undefined ? {} : { unlocked }) };
 }
 
 async function computeLock(
@@ -70,7 +73,11 @@ async function computeLock(
   wishes: Pick<LockOptions, 'previous' | 'recreate' | 'overrides' | 'deep' | 'update'>,
 ): Promise<LockFile> {
   await flake.assertTracked();
-  const [{ lock }, source] = await Promise.all([import('../flake/locker.ts'), context.sources()]);
+  const [{ lock }, source, allowDirtyLocks] = await Promise.all([
+    import('../flake/locker.ts'),
+    context.sources(),
+    context.allowDirtyLocks(),
+  ]);
   return await lock({
     manifest,
     source,
@@ -78,9 +85,15 @@ async function computeLock(
     readRelative: async (path) => await (await flake.tree()).tree.readFile(path),
     rootDir: flake.dir,
     reporter: context.reporter,
+    // Who only uses the flake may have it with what lies here; the lock is not written then.
+    allowDirtyLocks: allowDirtyLocks || mayUseUnlocked(context),
     ...wishes,
   });
 }
+
+/** As Nix has it, locking is the one thing that cannot be done without revisions. */
+const mayUseUnlocked = ({ command }: Context): boolean =>
+  !['lock', 'add', 'remove', 'set', 'pin', 'unpin'].includes(command);
 
 /** A flake's lock, made where it has none that is current, whatever options ask of the flake that the command is about. */
 export async function lockAsItIs(context: Context, flake: Flake): Promise<LockFile> {
@@ -97,18 +110,18 @@ function namedUpdates(context: Context): readonly InputPath[] | undefined {
   return named.length === 0 ? undefined : named.map(inputPath);
 }
 
-/**
- * What a new lock is held against. flake.yaml's lock is written where a byte is different; that of flake.nix, as Nix does, only
- * where it says something else.
- */
-function writtenLock(
+/** flake.yaml's lock is written where a byte is different; that of flake.nix, as Nix does, only where it says something else. */
+async function isChanged(
   context: Context,
   flake: Flake,
   { kind }: FlakeManifest,
   previous: LockFile | undefined,
-): string {
-  const asItIs = kind === 'yaml' && context.flags['reference-lock-file'] === undefined;
-  return (asItIs ? flake.lockText : undefined) ?? printLockFile(renumbered(previous ?? emptyLock));
+  locked: LockFile,
+): Promise<boolean> {
+  if (kind === 'yaml' && context.flags['reference-lock-file'] === undefined)
+    return printLockFile(locked) !== (flake.lockText ?? printLockFile(emptyLock));
+  const { isSameLock } = await import('../flake/locker.ts');
+  return !isSameLock(locked, previous ?? emptyLock);
 }
 
 /** `greet/base` from the command line. Throws FLK_USAGE. */
@@ -164,6 +177,12 @@ export async function checkStaleness(
     },
     rootDir: flake.dir,
     overrides,
+    cached: {
+      fetch: async (ref) => {
+        selfContained = false;
+        return await (await context.cachedSources()).fetch(ref);
+      },
+    },
     reporter: context.reporter,
   });
   return { reasons, selfContained };
@@ -244,7 +263,7 @@ export async function writeLock(context: Context, flake: Flake, locked: Locked):
 async function putLock(context: Context, flake: Flake, locked: Locked): Promise<boolean> {
   const output = context.flags['output-lock-file'];
   const commits = context.flags['commit-lock-file'];
-  if (!writesLock(context)) return false;
+  if (!writesLock(context) || locked.unlocked) return false;
   if (commits && output !== undefined)
     throw new FlkError('FLK_USAGE', '--commit-lock-file and --output-lock-file exclude each other', {
       hint: 'only flake.lock itself can be committed: leave one of them out',
@@ -337,14 +356,18 @@ async function sayChanges(context: Context, flake: Flake, locked: Locked): Promi
   // What an input is declared as may change, and its pin still fit.
   const said = list === '' ? ' no input moved' : `\n${list}`;
   const output = context.flags['output-lock-file'];
-  const kept = !writesLock(context) || (output === undefined && flake.lockPath === undefined);
+  const kept =
+    !writesLock(context) ||
+    locked.unlocked !== undefined ||
+    (output === undefined && flake.lockPath === undefined);
   const what = kept
     ? 'changes to'
     : output === undefined && flake.lockText !== undefined
       ? 'updated'
       : 'wrote';
   const name = kept || output === undefined ? lockName(context, flake) : output;
-  context.report.say(`${what} ${name}${kept ? ', not written' : ''}:${said}`.trimEnd());
+  const why = locked.unlocked === undefined ? '' : ` (${printFlakeRef(locked.unlocked)} has changes)`;
+  context.report.say(`${what} ${name}${kept ? `, not written${why}` : ''}:${said}`.trimEnd());
 }
 
 /**

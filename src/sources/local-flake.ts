@@ -2,7 +2,6 @@
  * The flake that a person works on: its manifest and lock as they are on disk at once, its source tree only when asked for. As
  * long as only the texts are needed, nothing but a few file look-ups is done.
  */
-import { createHash } from 'node:crypto';
 import { realpathSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -11,8 +10,7 @@ import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import type { FlakeRef, GitRef, PathRef, Rev } from '../flake/flake-ref.ts';
 import type { Source, SourceTree } from '../flake/source.ts';
-import { NarWriter, padded } from '../formats/nar.ts';
-import { walkPath } from '../store/tree-files.ts';
+import { digestOfChanges } from './changes-digest.ts';
 import { lookAt, readRegularFile, unreadable } from './disk.ts';
 import { fetchPath } from './path.ts';
 import { openWorkingTree } from './working-tree.ts';
@@ -25,8 +23,6 @@ export interface LocalFlakeOptions {
   readonly source: Pick<Source, 'fetch'>;
   /** The one manifest to look for. Default: either, but not both in one folder. */
   readonly manifest?: ManifestName;
-  /** False: a repository with changes that are not committed has no tree. Default true. */
-  readonly allowDirty?: boolean;
   /** How a repository's tree is to be taken. */
   readonly flags?: GitFlags;
 }
@@ -77,7 +73,7 @@ export interface LocalFlake {
   commitLock(message: string): Promise<Rev | undefined>;
   /**
    * Reads Git's state, hashes the tree; `own` is what the flake says of how its source is to be taken. Throws
-   * FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE, FLK_GIT_DIRTY.
+   * FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE.
    */
   tree(own?: GitFlags): Promise<LocalTree>;
 }
@@ -140,7 +136,10 @@ async function openTree(
     const { locked, tree } = await fetchPath(ref, options);
     return { tree, locked, dirty: false, lastModified: locked.lastModified ?? 0 };
   }
-  return await openWorkingTree(ref, root, { ...options, manifestPath });
+  const whole = await openWorkingTree(ref, root, { ...options, manifestPath });
+  return whole.dirty
+    ? { ...whole, changes: async () => await digestOfChanges(root, whole.rev, options.signal) }
+    : whole;
 }
 
 /** Without symlinks, so that what is above it is what a person would see from within. */

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import type { GitRef, Rev } from '../flake/flake-ref.ts';
 import type { Source, SourceTree } from '../flake/source.ts';
@@ -15,6 +16,8 @@ export interface WorkingTreeOptions {
   readonly source: Pick<Source, 'fetch'>;
   /** A file, from the root, without which the tree is of no use: FLK_MANIFEST_UNTRACKED when Git does not know it. */
   readonly manifestPath?: string;
+  /** False: changes that are not committed are FLK_GIT_DIRTY. Default true. */
+  readonly allowDirty?: boolean;
 }
 
 /** What lies there at one moment. */
@@ -47,12 +50,17 @@ export async function openWorkingTree(
   if (manifestPath !== undefined && !state.entries.some(({ path }) => path.equals(Buffer.from(manifestPath))))
     await assertTracked(root, manifestPath);
   const { rev, lastModified, dirty } = state;
+  if (dirty && options.allowDirty === false)
+    throw new FlkError('FLK_GIT_DIRTY', `${root} has changes that are not committed`);
   if (!dirty && rev !== undefined) {
     // Committed bytes, not those on disk: a checkout may have other line ends, and HEAD is what everybody else gets.
     const pinned: GitRef = { ...ref, rev, ...(state.ref === undefined ? {} : { ref: state.ref }) };
     if (await hasGit()) {
       const { locked, tree } = await options.source.fetch(pinned);
-      return { tree, locked: { ...pinned, ...locked } as GitRef, dirty, rev, lastModified };
+      // A detached HEAD is on no branch.
+      const { ref: _, ...rest } = { ...pinned, ...locked } as GitRef;
+      const whole: GitRef = state.ref === undefined ? rest : { ...rest, ref: state.ref };
+      return { tree, locked: whole, dirty, rev, lastModified };
     }
     const { openCommitByIsomorphicGit } = await import('./worktree-isomorphic.ts');
     const tree = await openCommitByIsomorphicGit(root, rev, options.signal);

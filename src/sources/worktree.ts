@@ -129,6 +129,29 @@ function parseList(output: Buffer): { list: TrackedEntry[]; sparse: boolean } {
   return { list, sparse };
 }
 
+/** What Git tracks and is not as it was committed; paths from the repository's root, in the order of their names. */
+export interface ChangedFiles {
+  readonly changed: readonly Buffer[];
+  readonly deleted: readonly Buffer[];
+}
+
+/** By the git program. Throws FLK_GIT_WORKTREE, FLK_GIT_MISSING. */
+export async function changedFiles(root: string, signal?: AbortSignal): Promise<ChangedFiles> {
+  const found = { changed: [] as Buffer[], deleted: [] as Buffer[] };
+  const status = await git(root, signal, 'status', ...statusArguments);
+  for (const record of status.toString('latin1').split('\0')) {
+    // How many fields stand before the path is told by the first.
+    const [, state, path] =
+      /^1 (..) N(?:\S* ){6}(.+)$/s.exec(record) ?? /^u (..) N(?:\S* ){8}(.+)$/s.exec(record) ?? [];
+    if (state === undefined || path === undefined) continue;
+    found[state.includes('D') ? 'deleted' : 'changed'].push(Buffer.from(path, 'latin1'));
+  }
+  // As if names, not whole paths, were compared.
+  const key = (path: Buffer): string => path.toString('latin1').replaceAll('/', '\0');
+  const order = (a: Buffer, b: Buffer): number => (key(a) < key(b) ? -1 : 1);
+  return { changed: found.changed.sort(order), deleted: found.deleted.sort(order) };
+}
+
 async function committerTime(root: string, rev: Rev, signal: AbortSignal | undefined): Promise<number> {
   const line = await git(root, signal, 'rev-list', '--max-count=1', '--timestamp', rev, '--');
   return Number.parseInt(line.toString('latin1'), 10);

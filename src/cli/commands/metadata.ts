@@ -41,23 +41,23 @@ export interface Metadata {
 
 export async function runMetadata(context: Context): Promise<number> {
   const { flake, manifest, lock } = await openLocked(context, context.args[0] ?? '.');
-  const metadata = describe(flake, await flake.tree(), lock, manifest.description);
+  const metadata = await describe(flake, await flake.tree(), lock, manifest.description);
   context.answer(metadata, () => metadataText(metadata, lock, context.paint));
   return 0;
 }
 
-function describe(
+async function describe(
   flake: Pick<Flake, 'ref' | 'resolved'>,
   whole: FlakeTree,
   lock: LockFile,
   description: string | undefined,
-): Metadata {
+): Promise<Metadata> {
   const { locked, dirty, rev } = whole;
   const dirtyRevision = dirty && rev !== undefined ? `${rev}-dirty` : undefined;
   const attributes = refToAttributes(flake.ref);
   const url = printFlakeRef(flake.ref);
   const resolved = flake.resolved ?? flake.ref;
-  const fingerprint = fingerprintOf(locked, lock);
+  const fingerprint = fingerprintOf(locked, lock, await whole.changes?.());
   return {
     ...(description === undefined ? {} : { description }),
     ...(dirtyRevision === undefined ? {} : { dirtyRevision }),
@@ -83,9 +83,9 @@ function describe(
   };
 }
 
-/** As Nix 2.34 makes it, which names its cache of evaluations so. It has none for a repository with changes here. */
-function fingerprintOf(locked: FlakeRef, lock: LockFile): string | undefined {
-  const source = sourceIdentity(locked);
+/** As Nix 2.34 makes it, which names its cache of evaluations so. `changes` stands for the revision of a changed tree. */
+function fingerprintOf(locked: FlakeRef, lock: LockFile, changes: string | undefined): string | undefined {
+  const source = changes ?? sourceIdentity(locked);
   const pinned = [...lock.nodes.values()].every(
     (node) => !node.locked || isLocked(node.locked) || isRelativePath(node.locked),
   );
