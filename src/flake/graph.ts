@@ -63,6 +63,38 @@ export class LockGraph {
     for (const { path, edge } of this.inputs()) if (edge.kind === 'follows') this.find(path);
   }
 
+  /** As `check`, and throws also where Nix does: when on the way of a `follows` the same path comes up twice, circle or not. */
+  checkAsNix(): void {
+    for (const { path, edge } of this.inputs()) {
+      if (edge.kind !== 'follows') continue;
+      this.find(path);
+      this.#walkAsNix(edge.path, path, new Set(), 0);
+    }
+  }
+
+  /** `seen`: the paths that were walked for this input so far, those that are done too. */
+  #walkAsNix(path: InputPath, input: InputPath, seen: Set<string>, depth: number): string {
+    const text = printInputPath(path);
+    if (seen.has(text))
+      throw new FlkError(
+        'FLK_FOLLOWS_CYCLE',
+        `to find what input ‘${printInputPath(input)}’ follows, ‘${text}’ has to be walked twice, which Nix takes for a circle`,
+        {
+          hint: 'let it follow the input that is meant in the end',
+          trail: [printInputPath(input), ...seen, text],
+        },
+      );
+    if (depth > longestChain) throw this.#tooLong([input]);
+    seen.add(text);
+    let key = this.lock.root;
+    for (const name of path) {
+      const edge = this.node(key).inputs.get(name);
+      if (!edge) throw this.#missing(path, [input]);
+      key = edge.kind === 'node' ? edge.key : this.#walkAsNix(edge.path, input, seen, depth + 1);
+    }
+    return key;
+  }
+
   /** Every input of every node, each node's once, sorted as Nix's lists are. */
   inputs(): { readonly path: InputPath; readonly edge: LockEdge }[] {
     const all: { path: InputPath; edge: LockEdge }[] = [];
@@ -101,10 +133,7 @@ export class LockGraph {
     const known = this.#found.get(text);
     if (known !== undefined) return known;
     if (this.#found.has(text)) throw this.#cycle(path, chain);
-    if (chain.length > longestChain)
-      throw new FlkError('FLK_GRAPH_LIMIT', `more than ${longestChain} inputs follow one another`, {
-        trail: chain.slice(0, 3).map(printInputPath),
-      });
+    if (chain.length > longestChain) throw this.#tooLong(chain);
     this.#found.set(text, undefined);
     try {
       const edge = this.node(this.#find(path.slice(0, -1), chain)).inputs.get(name);
@@ -135,6 +164,12 @@ export class LockGraph {
       `input ‘${printInputPath(follower)}’ follows ‘${wanted}’, which does not exist`,
       { ...details, trail: chain.map(printInputPath) },
     );
+  }
+
+  #tooLong(chain: readonly InputPath[]): FlkError {
+    return new FlkError('FLK_GRAPH_LIMIT', `more than ${longestChain} inputs follow one another`, {
+      trail: chain.slice(0, 3).map(printInputPath),
+    });
   }
 
   #cycle(path: InputPath, chain: readonly InputPath[]): FlkError {

@@ -39,6 +39,8 @@ type StaleKind =
   | 'follows'
   /** `flake:` changed. */
   | 'flake'
+  /** Locked as it should be, but in one node with another input. */
+  | 'node'
   /** Only its own manifest can tell, and its bytes are not here for certain. */
   | 'unread';
 
@@ -57,7 +59,8 @@ export interface StaleReason {
 export async function checkLock(options: CheckOptions): Promise<readonly StaleReason[]> {
   const { manifest, previous = emptyLock, overrides = new Map(), reporter = silent } = options;
   const unknown: Unknown[] = [];
-  const resolution = rulesOf(manifest).resolve({
+  const rules = rulesOf(manifest);
+  const resolution = rules.resolve({
     manifest,
     previous,
     readManifest: options.readManifest,
@@ -71,13 +74,15 @@ export async function checkLock(options: CheckOptions): Promise<readonly StaleRe
     onUnknown: (one) => unknown.push(one),
   });
   const root = await resolution.run();
-  const comparison = new Comparison(manifest, previous, unknown);
+  const comparison = new Comparison(manifest, previous, unknown, rules.splitsNodes);
   comparison.compare(root, previous.root, []);
   const reasons = comparison.reasons.sort((a, b) => comparePaths(a.input, b.input));
   if (reasons.length > 0) return reasons;
-  new LockGraph(previous).check();
+  rules.checkFollows(new LockGraph(previous));
   for (const input of resolution.unusedOverrides().map(printInputPath))
     if (overrides.has(input)) reporter.emit({ kind: 'notice', notice: { type: 'unused-override', input } });
+  for (const input of (await resolution.outdated()).map(printInputPath))
+    reporter.emit({ kind: 'notice', notice: { type: 'outdated-relative', input } });
   return reasons;
 }
 
@@ -93,9 +98,18 @@ class Comparison {
   readonly #manifest: FlakeManifest;
   readonly #previous: LockFile;
   readonly #unknown: ReadonlyMap<string, Unknown>;
+  readonly #splitsNodes: boolean;
+  /** Node → the first input that led to it. */
+  readonly #seen = new Map<string, InputPath>();
 
-  constructor(manifest: FlakeManifest, previous: LockFile, unknown: readonly Unknown[]) {
+  constructor(
+    manifest: FlakeManifest,
+    previous: LockFile,
+    unknown: readonly Unknown[],
+    splitsNodes: boolean,
+  ) {
     this.#manifest = manifest;
+    this.#splitsNodes = splitsNodes;
     this.#previous = previous;
     this.#unknown = new Map(unknown.map((one) => [printInputPath(one.path), one]));
   }
@@ -115,9 +129,21 @@ class Comparison {
         ]);
       const verdict = unknown?.kind === 'input' ? this.#ofUnknown(unknown, edge) : this.#ofEdges(now, edge);
       if (verdict) this.#add(inner, verdict);
-      if (unknown?.kind !== 'input' && now?.kind === 'node' && edge?.kind === 'node')
+      if (unknown?.kind !== 'input' && now?.kind === 'node' && edge?.kind === 'node') {
+        this.#checkShared(edge.key, inner);
         this.compare(now.node, edge.key, inner);
+      }
     }
+  }
+
+  #checkShared(key: string, path: InputPath): void {
+    const first = this.#seen.get(key);
+    if (first === undefined) this.#seen.set(key, path);
+    else if (this.#splitsNodes)
+      this.#add(path, [
+        'node',
+        `shares a node of the lock with ‘${printInputPath(first)}’, and is to get its own`,
+      ]);
   }
 
   #ofEdges(now: DraftEdge | undefined, old: LockEdge | undefined): Verdict | undefined {
@@ -151,9 +177,10 @@ class Comparison {
     ];
   }
 
-  #ofUnknown({ ref, version }: Unknown, old: LockEdge | undefined): Verdict {
+  #ofUnknown({ ref, version, forced }: Unknown, old: LockEdge | undefined): Verdict {
     if (!old) return ['added', 'is declared, but not locked'];
     if (old.kind === 'follows') return wasFollowing(old.path);
+    if (forced) return ['unread', `is overridden by hand: what ${printFlakeRef(ref)} is now has to be asked`];
     const { original, flk } = this.#previous.nodes.get(old.key) ?? {};
     if (original && !sameRef(original, ref))
       return ['reference', `is ${printFlakeRef(ref)} now, and was locked as ${printFlakeRef(original)}`];

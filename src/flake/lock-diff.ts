@@ -6,7 +6,7 @@ import type { InputPath } from './package-ref.ts';
 
 /** What an input leads to in one of the locks. */
 type Pinned =
-  | { readonly kind: 'node'; readonly locked: FlakeRef; readonly tag?: string }
+  | { readonly kind: 'node'; readonly locked: FlakeRef; readonly tag?: string; readonly fresh?: true }
   | { readonly kind: 'follows'; readonly path: InputPath };
 
 export type LockChange =
@@ -22,7 +22,8 @@ export function lockChanges(was: LockFile, now: LockFile): readonly LockChange[]
   for (const [key, { input, pinned }] of after) {
     const old = before.get(key)?.pinned;
     if (!old) changes.push({ kind: 'added', input, now: pinned });
-    else if (keyOf(old) !== keyOf(pinned)) changes.push({ kind: 'updated', input, was: old, now: pinned });
+    else if (keyOf(old) !== keyOf(pinned) || isFresh(pinned))
+      changes.push({ kind: 'updated', input, was: old, now: pinned });
   }
   for (const [key, { input, pinned }] of before)
     if (!after.has(key)) changes.push({ kind: 'removed', input, was: pinned });
@@ -41,10 +42,17 @@ function pinnedInputs(lock: LockFile): Map<string, { input: InputPath; pinned: P
 
 function pinnedBy(graph: LockGraph, edge: LockEdge): Pinned | undefined {
   if (edge.kind === 'follows') return edge;
-  const { locked, flk } = graph.node(edge.key);
+  const { locked, flk, fresh } = graph.node(edge.key);
   if (!locked) return undefined;
-  return { kind: 'node', locked, ...(flk?.tag === undefined ? {} : { tag: flk.tag }) };
+  return {
+    kind: 'node',
+    locked,
+    ...(flk?.tag === undefined ? {} : { tag: flk.tag }),
+    ...(fresh && { fresh }),
+  };
 }
+
+const isFresh = (pinned: Pinned): boolean => pinned.kind === 'node' && pinned.fresh === true;
 
 function keyOf(pinned: Pinned): string {
   return pinned.kind === 'follows'

@@ -27,6 +27,8 @@ export interface LockNode {
   /** Relative path inputs: the path to the node whose folder they are relative to; empty for the root. */
   readonly parent?: InputPath;
   readonly flk?: FlkFacts;
+  /** A relative input that was locked anew, not kept; no file says so. Nix lists these even where nothing moved. */
+  readonly fresh?: true;
 }
 
 export interface LockFile {

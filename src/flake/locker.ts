@@ -79,7 +79,7 @@ export async function lock(options: LockOptions): Promise<LockFile> {
     });
     const locked = numbered(await resolution.run());
     checkUpdates(updates, resolution.visited, locked, rules, reporter);
-    new LockGraph(locked).check();
+    rules.checkFollows(new LockGraph(locked));
     if (!isSameLock(locked, options.previous ?? emptyLock)) checkLocked(locked, options.allowDirtyLocks);
     for (const input of resolution.unusedOverrides())
       reporter.emit({ kind: 'notice', notice: { type: 'unused-override', input: printInputPath(input) } });

@@ -83,7 +83,11 @@ export class NixResolution implements Resolution {
   readonly #updates: ReadonlySet<string>;
   readonly #aboveUpdates = new Set<string>();
   /** Relative flakes of the root's tree that were kept without a look. */
-  readonly #unread: { readonly path: InputPath; readonly pin: Pin; readonly folder: FlakeFolder }[] = [];
+  readonly #unread: {
+    readonly path: InputPath;
+    readonly pin: Pin;
+    readonly folder: () => Promise<FlakeFolder>;
+  }[] = [];
 
   constructor(options: ResolutionOptions) {
     this.#options = options;
@@ -129,10 +133,12 @@ export class NixResolution implements Resolution {
   async outdated(): Promise<readonly InputPath[]> {
     const found: InputPath[] = [];
     for (const { path, pin, folder } of this.#unread) {
-      const manifest = await this.#reader.read(folder).then(
-        (read) => read.manifest,
-        () => undefined,
-      );
+      const manifest = await folder()
+        .then((found) => this.#reader.read(found))
+        .then(
+          (read) => read.manifest,
+          () => undefined,
+        );
       if (manifest === undefined || !this.#says(manifest, path, pin)) found.push(path);
     }
     return found.sort(comparePaths);
@@ -240,17 +246,8 @@ export class NixResolution implements Resolution {
   }
 
   async #keep(pin: Pin, { path, ref, home }: Asked, frame: Frame): Promise<Draft> {
-    const { original, locked, flake, parent, flk } = pin.node;
-    if (!original || !locked)
-      throw new FlkError('FLK_INTERNAL', `the node of ‘${printInputPath(path)}’ has no reference`);
-    const draft: Draft = {
-      original,
-      locked,
-      flake,
-      ...(parent && { parent }),
-      ...(flk && { flk }),
-      inputs: new Map(),
-    };
+    const draft = keptDraft(pin, path);
+    const { locked = ref, flake } = draft;
     const relative = isRelativePath(ref) ? ref : undefined;
     if (this.#mustRead(pin, path, frame)) {
       const read = await this.#readAgain(
@@ -263,18 +260,23 @@ export class NixResolution implements Resolution {
         },
         relative !== undefined && home.atHand,
       );
-      if (read) {
-        const { folder, manifest } = read;
-        const own: Home = {
-          path,
-          folder: async () => folder,
-          atHand: relative !== undefined && home.atHand,
-        };
-        await this.#lockFlake(manifest, draft, { ...frame, path, home: own, trusted: false }, pin);
-        return draft;
-      }
-    } else if (relative && home.atHand && flake && !frame.trusted)
-      this.#unread.push({ path, pin, folder: relativeFolder(await home.folder(), relative) });
+      // What its inputs are relative to, and which there are, only it could say.
+      if (!read) return copied(pin, path);
+      const { folder, manifest } = read;
+      const own: Home = {
+        path,
+        folder: async () => folder,
+        atHand: relative !== undefined && home.atHand,
+      };
+      await this.#lockFlake(manifest, draft, { ...frame, path, home: own, trusted: false }, pin);
+      return draft;
+    }
+    if (relative && home.atHand && flake && !frame.trusted)
+      this.#unread.push({
+        path,
+        pin,
+        folder: async () => relativeFolder(await home.folder(), relative),
+      });
     await this.#lockInputs(new Map(pin.inputs(path)), draft, { ...frame, path, trusted: true }, pin);
     return draft;
   }
@@ -309,7 +311,14 @@ export class NixResolution implements Resolution {
     const relative = isRelativePath(ref) ? ref : undefined;
     const atHand = relative !== undefined && home.atHand;
     if (!this.#options.source) {
-      this.#options.onUnknown?.({ path, kind: 'input', ref, ...(version !== undefined && { version }) });
+      const { forced } = asked;
+      this.#options.onUnknown?.({
+        path,
+        kind: 'input',
+        ref,
+        ...(version !== undefined && { version }),
+        ...(forced && { forced }),
+      });
       if (!atHand) return { original, locked: ref, flake, inputs: new Map() };
     }
     if (!flake) {
@@ -371,13 +380,42 @@ async function fits(
   const { original, parent: was } = pin.node;
   if (original === undefined || !sameRef(original, ref)) return false;
   if (was === undefined || parent === undefined ? was !== parent : !samePath(was, parent)) return false;
+  // Nix reads past what a lock says of versions; only who asks for one is interested.
+  if (version === undefined) return true;
   return await pin.fitsVersion({
-    ...(version !== undefined && { version }),
+    version,
     ...(tag !== undefined && { tag }),
     flake,
     parent: [],
     copied,
   });
+}
+
+/** A pin's node, whose inputs are still to come. */
+function keptDraft({ node }: Pin, path: InputPath): Draft {
+  const { original, locked, flake, parent, flk } = node;
+  if (!original || !locked)
+    throw new FlkError('FLK_INTERNAL', `the node of ‘${printInputPath(path)}’ has no reference`);
+  return {
+    original,
+    locked,
+    flake,
+    ...(parent && { parent }),
+    ...(flk && { flk }),
+    inputs: new Map(),
+  };
+}
+
+/** The pin and all below it as the lock has them. */
+function copied(pin: Pin, path: InputPath): Draft {
+  const draft = keptDraft(pin, path);
+  for (const [name, { follows }] of pin.inputs(path)) {
+    const child = pin.child(name);
+    const below = [...path, name];
+    if (follows) draft.inputs.set(name, { kind: 'follows', path: follows });
+    else if (child) draft.inputs.set(name, { kind: 'node', node: copied(child, below) });
+  }
+  return draft;
 }
 
 function indirect(id: string): FlakeRef {
@@ -391,5 +429,13 @@ function draftOf(
   parent: InputPath | undefined,
   flk: FlkFacts | undefined,
 ): Draft {
-  return { original, locked, flake, ...(parent && { parent }), ...(flk && { flk }), inputs: new Map() };
+  return {
+    original,
+    locked,
+    flake,
+    ...(parent && { parent }),
+    ...(flk && { flk }),
+    ...(isRelativePath(locked) && { fresh: true }),
+    inputs: new Map(),
+  };
 }

@@ -21,6 +21,7 @@ export interface Draft {
   readonly flake: boolean;
   readonly parent?: InputPath;
   readonly flk?: FlkFacts;
+  readonly fresh?: true;
   readonly inputs: Map<string, DraftEdge>;
 }
 
@@ -35,6 +36,8 @@ export interface Unknown {
   /** As it is declared now. */
   readonly ref: FlakeRef;
   readonly version?: string;
+  /** Overridden by hand, which is looked up each time: it may be what is locked already. */
+  readonly forced?: boolean;
 }
 
 export interface ResolutionOptions {
