@@ -19,7 +19,7 @@ import type { NarHash } from '../formats/hash.ts';
 import { ArchiveCache, type CachedTree, type KeptAnswer, Spool } from './archive-cache.ts';
 import { TreeBuilder, type TreeNode } from './archive-tree.ts';
 import { contentLength, openUrl } from './download.ts';
-import { type HttpClient, TransientError, withRetries } from './http.ts';
+import { type HttpClient, type HttpResponse, TransientError, withRetries } from './http.ts';
 
 export interface ArchiveRequest {
   /** `https:`, `http:`, or `file:` for a file of this machine. */
@@ -168,7 +168,7 @@ export class ArchiveSource {
       encoding: headers['content-encoding'],
       progress: (bytes) => work.progress(bytes, total, 'bytes'),
     });
-    const immutableUrl = immutableLink(headers.link);
+    const immutableUrl = immutableLink(headers);
     const answer: KeptAnswer = {
       narHash: tree.narHash,
       lastModified,
@@ -296,10 +296,10 @@ function conditionsOf({ etag, modifiedSince }: KeptAnswer): Record<string, strin
   return modifiedSince === undefined ? {} : { 'if-modified-since': modifiedSince };
 }
 
-/** `<URL>; rel="immutable"` among the links of a header. */
-function immutableLink(header: string | string[] | undefined): string | undefined {
-  const text = Array.isArray(header) ? header.join(', ') : (header ?? '');
-  return /<([^<>]{1,4096})>\s*;[^<>]*\brel\s*=\s*"?immutable\b/.exec(text)?.[1];
+/** `<URL>; rel="immutable"` among the links; object stores only let one set headers with a name of theirs. */
+function immutableLink(headers: HttpResponse['headers']): string | undefined {
+  const links = [headers.link, headers['x-amz-meta-link']].flat().join(', ');
+  return /<([^<>]{1,4096})>\s*;\s*rel="?immutable"?\s*(?:,|$)/i.exec(links)?.[1];
 }
 
 /** Appends one file's bytes. */

@@ -7,7 +7,9 @@ export interface TarEntry {
   readonly type?: string;
   readonly contents?: string | Buffer;
   readonly mode?: number;
-  readonly target?: string;
+  readonly target?: string | Buffer;
+  /** Seconds since 1970; default 0. */
+  readonly modified?: number;
   /** What the header claims, if not the truth. */
   readonly size?: number;
   readonly checksum?: string;
@@ -22,10 +24,10 @@ export function tarEntry(entry: TarEntry): Buffer {
   header.write('0000000\0', 108);
   header.write('0000000\0', 116);
   header.write(`${(entry.size ?? contents.length).toString(8).padStart(11, '0')}\0`, 124);
-  header.write('00000000000\0', 136);
+  header.write(`${(entry.modified ?? 0).toString(8).padStart(11, '0')}\0`, 136);
   header.write('        ', 148);
   header.write(entry.type ?? '0', 156);
-  header.write(entry.target ?? '', 157);
+  Buffer.from(entry.target ?? '').copy(header, 157, 0, 100);
   header.write('ustar\x0000', 257);
   const sum = header.reduce((total, byte) => total + byte, 0);
   header.write(entry.checksum ?? `${sum.toString(8).padStart(6, '0')}\0 `, 148);
@@ -34,6 +36,16 @@ export function tarEntry(entry: TarEntry): Buffer {
 
 export function tarOf(...entries: readonly TarEntry[]): Buffer {
   return Buffer.concat([...entries.map(tarEntry), Buffer.alloc(1024)]);
+}
+
+/** As `tarEntry`, with names of any length and times with fractions, by a pax header before it. */
+export function paxEntry(entry: TarEntry, records: Readonly<Record<string, string>> = {}): Buffer {
+  const header = paxBody({
+    path: entry.path.toString(),
+    ...(entry.target === undefined ? {} : { linkpath: entry.target.toString() }),
+    ...records,
+  });
+  return Buffer.concat([tarEntry({ path: 'pax', type: 'x', contents: header }), tarEntry(entry)]);
 }
 
 /** The body of a pax header. */

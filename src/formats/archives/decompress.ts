@@ -3,7 +3,7 @@ import type { Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream';
 import * as zlib from 'node:zlib';
 import { FlkError } from '../../base/errors.ts';
-import { archiveError } from './entry.ts';
+import { ArchiveTruncated, archiveError } from './entry.ts';
 
 export type Compression = 'none' | 'gzip' | 'xz' | 'zstd' | 'bzip2';
 
@@ -21,13 +21,13 @@ export function compressionOf(start: Buffer): Compression {
 /** Node has had it since 22.15; the types are those of the oldest Node that flk runs on. */
 const nativeZstd = Reflect.get(zlib, 'createZstdDecompress') as (() => Transform) | undefined;
 
-/** Throws FLK_ARCHIVE_INVALID where the stream is damaged. Never holds more than a few windows of it. */
+/** Throws FLK_ARCHIVE_INVALID where the stream is damaged, as ArchiveTruncated where it ends too early. Never holds more than a few windows of it. */
 export function decompress(source: Readable, compression: Compression): AsyncIterable<Buffer> {
   switch (compression) {
     case 'none':
       return source;
     case 'gzip':
-      return through(source, async () => zlib.createGunzip(), compression);
+      return through(source, async () => zlib.createGunzip({ chunkSize: 256 * 1024 }), compression);
     case 'xz':
       return through(
         source,
@@ -111,8 +111,18 @@ const bunzip2: PushDecoder = async (emit) => {
 
 function damaged(name: Compression, error: unknown): FlkError {
   if (error instanceof FlkError) return error;
+  if (isTruncation(error)) return new ArchiveTruncated(`the ${name} stream breaks off`, error);
   return archiveError(
     `the ${name} stream is damaged: ${error instanceof Error ? error.message : String(error)}`,
     error,
+  );
+}
+
+/** How the decoders say that they want more: zlib (also for zstd), liblzma, fzstd by number, unbzip2 by reading past its last chunk. */
+function isTruncation(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const code: unknown = Reflect.get(error, 'code');
+  return (
+    code === 'Z_BUF_ERROR' || error.name === 'LZMA_BUF_ERROR' || code === 5 || error instanceof TypeError
   );
 }

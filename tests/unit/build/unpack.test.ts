@@ -8,6 +8,7 @@ import type { FlkError } from '../../../src/base/errors.ts';
 import { type UnpackLimits, unpack } from '../../../src/build/unpack.ts';
 import { walkPath } from '../../../src/store/tree-files.ts';
 import { arOf, debOf, paxBody, type TarEntry, tarEntry, tarOf, zipOf } from '../../support/archives.ts';
+import { compressed, pkg, xz } from '../../support/compressed.ts';
 import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 import { entriesOf } from '../../support/trees.ts';
@@ -30,31 +31,8 @@ function failure(archive: Buffer, limits?: UnpackLimits): Promise<FlkError> {
   return errorOf(unpacked(archive, false, limits));
 }
 
-const pkg = [
-  { path: 'pkg/', type: '5', mode: 0o755 },
-  { path: 'pkg/hello', contents: 'Hello.\n' },
-  { path: 'pkg/run', contents: '#!/bin/sh\n', mode: 0o755 },
-] satisfies TarEntry[];
-
-// The tar of `pkg`, packed by bzip2 -9 and zstd -19.
-const bzip2 =
-  'QlpoOTFBWSZTWRSZ7ukAAHtfgMuQaAH3gABAAKRy7d4ACYggAHIjUQAA0AAA9J6gklT9SNGagY9UyaNHqACc5azey/FbA1IgNxb4VNzSFtujMpKpAMCjq64fLZ4MRgVCDSmEljy50JKhWGN9jxfW5DPnTxRZqWSmLIGNLtewbvRjwjJrVkk6IIygEgNAwAvxdyRThQkBSZ7ukA==';
-const zstd =
-  'KLUv/WQADaUDAMIEEBGQfYRv+PPMV0XwHayiL0VJATGXKl0RAy106sYFzuuAWEofM8HP/1opKUvpiwXO68Y4bjpv/+AKvTL+v4wXOG8RIBBtltsB+rkC9wZIPWUDVLEd3gMuNfWoHKxquuvh4AGmMz91QE75UMIDDgpgPIU3+zGZMg==';
-
-async function xz(data: Buffer): Promise<Buffer> {
-  const { compress } = await import('lzma-native');
-  return new Promise((resolve) => void compress(data, {}, (result) => resolve(result)));
-}
-
 describe('compressions', () => {
-  test.each<[string, () => Buffer | Promise<Buffer>]>([
-    ['none', () => tarOf(...pkg)],
-    ['gzip', () => gzipSync(tarOf(...pkg))],
-    ['xz', () => xz(tarOf(...pkg))],
-    ['bzip2', () => Buffer.from(bzip2, 'base64')],
-    ['zstd', () => Buffer.from(zstd, 'base64')],
-  ])('%s', async (_name, make) => {
+  test.each(Object.entries(compressed))('%s', async (_name, make) => {
     const archive = await make();
     expect(await contentsOf(await unpacked(archive))).toEqual(['pkg/', 'pkg/hello', 'pkg/run*']);
     const folder = await unpacked(archive, true);
@@ -196,7 +174,7 @@ describe('Debian packages', () => {
     expect(await contentsOf(await unpacked(debOf(await xz(data), '.xz'), true))).toEqual(['usr/', 'usr/f']);
     const odd = arOf({ 'debian-binary': Buffer.from('2.0\n'), _odd: Buffer.from('odd'), 'data.tar': data });
     expect(await contentsOf(await unpacked(odd, true))).toEqual(['usr/', 'usr/f']);
-    const packed = debOf(Buffer.from(zstd, 'base64'), '.zst');
+    const packed = debOf(await compressed.zstd(), '.zst');
     expect(await contentsOf(await unpacked(packed, true))).toEqual(['pkg/', 'pkg/hello', 'pkg/run*']);
   });
 
