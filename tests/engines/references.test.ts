@@ -72,7 +72,7 @@ const stricter: readonly RegExp[] = [
   // Names that would lead elsewhere in a URL, or out of the source.
   /is not the name of an owner|is not the name of a repository|is not a host|is not a folder within the source/,
   // URLs that cannot be opened.
-  /its (owner|repo|id|url|host) is missing|its host is not one|a file needs an absolute path|its path is empty/,
+  /its path begins with a dash|its (owner|repo|id|url|host) is missing|its host is not one|a file needs an absolute path|its path is empty/,
   // Text that hides something.
   /holds a control character|is not UTF-8|longer than/,
   // The page about a repository, which is not its archive.
