@@ -284,11 +284,15 @@ function rateLimited(url: URL, headers: IncomingHttpHeaders, facts: Record<strin
   const retryAfter =
     retryAfterOf(headers['retry-after']) ??
     (reset === undefined ? undefined : Math.max(0, Number(reset) * 1000 - Date.now()));
-  const until = retryAfter === undefined ? undefined : new Date(Date.now() + retryAfter);
-  return new TransientError('FLK_HTTP_RATE_LIMIT', `${url.host} answers no more requests for now`, {
-    facts: { ...facts, ...(until ? { until: until.toISOString().replace(/\.\d+Z$/, 'Z') } : {}) },
-    retryAfter,
-  });
+  const end = Date.now() + (retryAfter ?? 0);
+  // A date that is beyond all dates is no date.
+  const until =
+    retryAfter === undefined || end > 8e15 ? undefined : new Date(end).toISOString().replace(/\.\d+Z$/, 'Z');
+  return new TransientError(
+    'FLK_HTTP_RATE_LIMIT',
+    `${url.host} answers no more requests ${until === undefined ? 'for now' : `until ${until}`}`,
+    { facts: { ...facts, ...(until === undefined ? {} : { until }) }, retryAfter },
+  );
 }
 
 function retryAfterOf(header: string | undefined): number | undefined {
