@@ -224,6 +224,16 @@ export const errorCodes = {
     'push the object with git lfs push, or leave lfs=1 out',
     'A file kept by Git LFS is not on the server, or is not what its pointer in the repository says.',
   ),
+  FLK_SSH_AUTH: row(
+    3,
+    'load your key with ssh-add, and check with ssh -T HOST that the server knows it',
+    'The server did not let ssh in. flk never asks for a password or a passphrase: the key must be in the agent, or without one.',
+  ),
+  FLK_SSH_HOST_KEY: row(
+    4,
+    '',
+    'The server’s host key is not the one that ssh knows, or ssh knows none. Somebody may stand between you and the server.',
+  ),
   FLK_GIT_MISSING: row(2, 'install git', 'This needs the git program, and there is none on this machine.'),
   FLK_GIT_WORKTREE: row(
     2,

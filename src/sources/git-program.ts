@@ -170,7 +170,12 @@ export class GitProgram {
   /** A repository that git is to fetch from. Throws FLK_REF_INVALID for what git might take for an option. */
   remote(url: string): GitRemote {
     const host = URL.canParse(url) ? new URL(url).hostname : '-';
-    if (url.startsWith('-') || host.startsWith('-') || /[\0\r\n]/.test(url))
+    if (
+      url.startsWith('-') ||
+      host.startsWith('-') ||
+      /[\0\r\n]/.test(url) ||
+      /^[a-z+]+:\/\/(-|[^/]*\/-)/.test(url)
+    )
       throw new FlkError('FLK_REF_INVALID', `${redactUrls(url)} is not the URL of a Git repository`);
     return {
       lsRefs: (query) => this.#lsRefs(url, query),
@@ -233,10 +238,15 @@ export class GitProgram {
       const ref = `refs/flk/${rev}`;
       if (await this.#has(repository, ref)) return;
       // A server that does not filter sends everything, after a warning.
-      await this.#git(url, [
-        ...['-C', repository, 'fetch', '--quiet', '--no-tags', '--no-write-fetch-head', '--filter=tree:0'],
-        ...['--', url, `+${rev}:${ref}`],
-      ]);
+      const fetch = (...refs: string[]): Promise<Finished> =>
+        this.#git(url, [
+          ...['-C', repository, 'fetch', '--quiet', '--no-tags', '--no-write-fetch-head', '--filter=tree:0'],
+          ...['--', url, ...refs],
+        ]);
+      await fetch(`+${rev}:${ref}`).catch(async (error: unknown) => {
+        if (!mayHaveItUnderARef(error)) throw error;
+        await fetch(...everyRef);
+      });
     });
     return await countIn(repository, redactUrls(url), rev, this.#signal);
   }
@@ -274,20 +284,9 @@ export class GitProgram {
       await fetch('--depth=1', '--', url, `+${rev}:${ref}`);
       return;
     } catch (error) {
-      if (
-        !(error instanceof FlkError) ||
-        !(error.code === 'FLK_GIT_REMOTE' || error.code === 'FLK_GIT_REV_GONE')
-      )
-        throw error;
+      if (!mayHaveItUnderARef(error)) throw error;
     }
-    // Old servers give out only what a ref names: then everything has to come.
-    await fetch(
-      '--depth=2147483647',
-      '--',
-      url,
-      '+refs/heads/*:refs/flk/heads/*',
-      '+refs/tags/*:refs/flk/tags/*',
-    );
+    await fetch('--depth=2147483647', '--', url, ...everyRef);
     if (!(await here()))
       throw new FlkError('FLK_GIT_REV_GONE', `${redactUrls(url)} does not have revision ${rev}`);
     await this.#git(url, ['-C', repository, 'update-ref', ref, rev]);
@@ -334,6 +333,12 @@ export class GitProgram {
     return configuration;
   }
 }
+
+/** Old servers give out only what a ref names: then everything has to come. */
+const mayHaveItUnderARef = (error: unknown): boolean =>
+  error instanceof FlkError && (error.code === 'FLK_GIT_REMOTE' || error.code === 'FLK_GIT_REV_GONE');
+
+const everyRef = ['+refs/heads/*:refs/flk/heads/*', '+refs/tags/*:refs/flk/tags/*'];
 
 /** A person's settings, not those of any repository: keys with section and name in lower case, and all values given. */
 type Configuration = ReadonlyMap<string, readonly string[]>;
@@ -415,6 +420,35 @@ const failures: readonly Failure[] = [
 const unknownFailure: Failure = [/./, 'FLK_GIT_REMOTE', 'fails'];
 
 function classifyGitFailure(url: string, stderr: string): FlkError {
+  return sshFailure(url, stderr) ?? gitFailure(url, stderr);
+}
+
+/** What ssh says before git adds its own words, where that is about keys. */
+function sshFailure(url: string, stderr: string): FlkError | undefined {
+  const parsed = URL.canParse(url) ? new URL(url) : undefined;
+  if (parsed?.protocol !== 'ssh:') return undefined;
+  const host = parsed.port === '' ? parsed.hostname : `[${parsed.hostname}]:${parsed.port}`;
+  const facts = { url };
+  if (/REMOTE HOST IDENTIFICATION HAS CHANGED|host key for .* has changed/i.test(stderr))
+    return new FlkError(
+      'FLK_SSH_HOST_KEY',
+      `${parsed.host} shows another host key than the one that is known`,
+      {
+        facts,
+        hint: `ask whoever runs it; if the change is right: ssh-keygen -R '${host}'`,
+      },
+    );
+  if (/host key verification failed/i.test(stderr))
+    return new FlkError('FLK_SSH_HOST_KEY', `the host key of ${parsed.host} is not known`, {
+      facts,
+      hint: `compare what ssh-keyscan${parsed.port ? ` -p ${parsed.port}` : ''} ${parsed.hostname} prints with what whoever runs it publishes, and add it to ~/.ssh/known_hosts`,
+    });
+  if (/permission denied \(/i.test(stderr))
+    return new FlkError('FLK_SSH_AUTH', `${parsed.host} lets ssh in with none of your keys`, { facts });
+  return undefined;
+}
+
+function gitFailure(url: string, stderr: string): FlkError {
   const lines = stderr
     .split('\n')
     .map((line) => line.trim())

@@ -1,4 +1,7 @@
 /** Git repositories as sources: ref → revision → tree, each asked for once, and never asked for again when the cache knows. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { type Limiter, limiter, OnceMap } from '../base/concurrency.ts';
 import { nearest } from '../base/diagnostics.ts';
 import { FlkError, redactUrls } from '../base/errors.ts';
@@ -195,9 +198,10 @@ export class GitSource {
 
   /** undefined where flk is offline and has never asked. */
   #resolve(ref: GitRef, name: string): Promise<Resolved | undefined> {
-    const full = name === 'HEAD' || name.startsWith('refs/') ? name : `refs/heads/${name}`;
-    return this.#ask<Resolved>(ref, full, async (remote) => {
-      const found = (await remote.lsRefs({ prefixes: [full] })).find((candidate) => candidate.name === full);
+    const names = fullNames(ref, name);
+    return this.#ask<Resolved>(ref, names.length === 1 ? names[0]! : name, async (remote) => {
+      const refs = await remote.lsRefs({ prefixes: names });
+      const found = names.map((full) => refs.find((candidate) => candidate.name === full)).find(Boolean);
       if (!found) throw refMissing(ref, name, await remote.lsRefs({ prefixes: ['refs/heads/', tagPrefix] }));
       const rev = (found.peeled ?? found.id) as Rev;
       // A HEAD that is on no branch has no better name than its own.
@@ -299,6 +303,19 @@ const tagPrefix = 'refs/tags/';
 
 /** A repository on this machine is asked every time: that takes no network, and its owner expects what was just committed. */
 const isHere = (ref: GitRef): boolean => ref.url.startsWith('file:');
+
+/**
+ * What a short name may stand for, the likeliest first. For a server, a branch; for a repository somebody works in, whatever
+ * git rev-parse would take it for, as Nix has it.
+ */
+function fullNames(ref: GitRef, name: string): readonly string[] {
+  if (name === 'HEAD' || name.startsWith('refs/')) return [name];
+  const isWorkedIn =
+    isHere(ref) && existsSync(join(fileURLToPath(`file://${new URL(ref.url).pathname}`), '.git'));
+  if (!isWorkedIn) return [`refs/heads/${name}`];
+  const folders = ['refs', 'refs/tags', 'refs/heads', 'refs/remotes'];
+  return [...folders.map((folder) => `${folder}/${name}`), `refs/remotes/${name}/HEAD`];
+}
 
 const shown = (ref: GitRef): string => redactUrls(`git+${ref.url}`);
 

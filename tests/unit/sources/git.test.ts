@@ -141,23 +141,34 @@ describe('what is locked', () => {
     expect(again.locked).toEqual(locked);
   });
 
-  it.skipIf(!nixAvailable())(`is what Nix locks ${nixReason}`, async () => {
-    const { source, ref, server } = await rig();
+  it.skipIf(!nixAvailable())(`is what Nix locks ${nixReason}`, { timeout: 120_000 }, async () => {
+    const { source, ref } = await rig();
+    const here = { url: `file://${world.path}` };
+    const unreferenced = git(world.path, 'commit-tree', '-m', 'x', '-p', 'dev', 'dev^{tree}') as Rev;
+    const tag = git(world.path, 'rev-parse', 'v1') as Rev;
     const queries: Partial<GitRef>[] = [
       {},
       { ref: 'dev' },
       { ref: 'refs/tags/v1' },
+      { ref: 'HEAD' },
       { rev: one },
       { rev: one, ref: 'main' },
+      { rev: two, ref: 'dev' },
+      { rev: two, ref: 'nowhere' },
+      { rev: unreferenced },
+      { rev: tag, ref: 'refs/tags/v1' },
+      { ref: 'dev', allRefs: true },
+      { ref: 'dev', shallow: true },
+      ...['v1', 'tags/v1', 'heads/dev', 'light'].map((name) => ({ ...here, ref: name })),
+      { ...here, rev: two, ref: 'nowhere' },
+      { ...here, rev: unreferenced },
     ];
     for (const query of queries) {
-      const text = new URLSearchParams(query as Record<string, string>).toString();
-      const { stdout, stderr } = await nix(
-        ['flake', 'prefetch', '--json', `git+${server.base}/repo/.git?${text}`],
-        {
-          env: { XDG_CACHE_HOME: temporaryFolder() },
-        },
-      );
+      const { url = ref.url, ...rest } = query;
+      const text = Object.entries(rest).map(([name, value]) => `${name}=${value === true ? 1 : value}`);
+      const { stdout, stderr } = await nix(['flake', 'prefetch', '--json', `git+${url}?${text.join('&')}`], {
+        env: { XDG_CACHE_HOME: temporaryFolder() },
+      });
       expect(stdout, stderr).not.toBe('');
       const answer: { hash: string; locked: Record<string, unknown> } = JSON.parse(stdout);
       const { locked } = await source().fetch({ ...ref, ...query });
@@ -407,10 +418,14 @@ describe('what cannot be had', () => {
         hint: 'did you mean ref=main?',
         facts: { found: 'dev, main' },
       });
-      await expect(source.fetch({ type: 'git', url, ref: 'v1' })).rejects.toMatchObject({
-        code: 'FLK_GIT_REF_MISSING',
-        hint: 'write ref=refs/tags/v1',
-      });
+      // Where somebody works, a name is what git rev-parse takes it for.
+      const tag = source.fetch({ type: 'git', url, ref: 'v1' });
+      if (way === 'file') expect((await tag).locked).toMatchObject({ ref: 'v1', rev: one });
+      else
+        await expect(tag).rejects.toMatchObject({
+          code: 'FLK_GIT_REF_MISSING',
+          hint: 'write ref=refs/tags/v1',
+        });
       await expect(source.fetch({ type: 'git', url, ref: 'dev', rev: gone })).rejects.toEqual(
         withCode('FLK_GIT_REV_GONE'),
       );
