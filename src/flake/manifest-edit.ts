@@ -79,8 +79,10 @@ export function changeInput(text: string, name: string, changes: InputChanges): 
   );
 }
 
-function setKey(text: string, path: readonly string[], value: string | boolean | undefined): string {
+function setKey(text: string, keys: readonly string[], value: string | boolean | undefined): string {
   const before = read(text);
+  const alone = keys.at(-1) === 'url' && typeof valueAt(before, keys.slice(0, -1)) === 'string';
+  const path = alone ? keys.slice(0, -1) : keys;
   const old = valueAt(before, path);
   if (old === value) return text;
   const layout = new Layout(text);

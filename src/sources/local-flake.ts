@@ -5,10 +5,11 @@
 import { realpathSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { OnceMap } from '../base/concurrency.ts';
 import type { SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
-import type { FlakeRef, GitRef, PathRef, Rev } from '../flake/flake-ref.ts';
+import { type FlakeRef, type GitRef, type PathRef, type Rev, refKey } from '../flake/flake-ref.ts';
 import type { Source, SourceTree } from '../flake/source.ts';
 import { digestOfChanges } from './changes-digest.ts';
 import { lookAt, readRegularFile, unreadable } from './disk.ts';
@@ -73,7 +74,7 @@ export interface LocalFlake {
   commitLock(message: string): Promise<Rev | undefined>;
   /**
    * Reads Git's state, hashes the tree; `own` is what the flake says of how its source is to be taken. Throws
-   * FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE.
+   * FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE. The same answer each time.
    */
   tree(own?: GitFlags): Promise<LocalTree>;
 }
@@ -103,6 +104,7 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
           ...(lookAt(join(root, '.git/shallow')) ? { shallow: true } : {}),
           ...options.flags,
         };
+  const trees = new OnceMap<string, LocalTree>();
   return {
     kind: ref.type,
     root,
@@ -121,8 +123,10 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
     },
     commitLock: async (message) =>
       repository === undefined ? undefined : await commitFile(root, join(dir, lockName), message),
-    tree: (own) =>
-      openTree(ref.type === 'git' ? { ...ref, ...own } : ref, root, join(dir, manifestName), options),
+    tree: (own) => {
+      const wanted = ref.type === 'git' ? { ...ref, ...own } : ref;
+      return trees.get(refKey(wanted), () => openTree(wanted, root, join(dir, manifestName), options));
+    },
   };
 }
 

@@ -2,7 +2,15 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { parseManifest } from '../../../src/flake/manifest.ts';
-import { addInput, initialManifest, inputNameFor, removeInput } from '../../../src/flake/manifest-edit.ts';
+import {
+  addInput,
+  changeInput,
+  type InputChanges,
+  initialManifest,
+  inputNameFor,
+  inputUsers,
+  removeInput,
+} from '../../../src/flake/manifest-edit.ts';
 import { thrownBy } from '../../support/errors.ts';
 
 const url = 'git+https://git.example.org/new';
@@ -123,6 +131,104 @@ describe('removeInput', () => {
   });
 });
 
+describe('changeInput', () => {
+  const table: readonly [what: string, before: string, changes: InputChanges, after: string][] = [
+    [
+      'a url alone gets company, its comment stays',
+      'inputs:\n  a: x # why\n  b: y # that\n\n# more\n',
+      { frozen: true },
+      'inputs:\n  a: x # why\n  b:\n    url: y # that\n    frozen: true\n\n# more\n',
+    ],
+    [
+      'a key is changed where it stands',
+      'inputs:\n  b:\n    version: ^1 # ours\n    url: y\n',
+      { version: '^2', url: 'z' },
+      'inputs:\n  b:\n    version: ^2 # ours\n    url: z\n',
+    ],
+    [
+      'a key is taken away',
+      'inputs:\n  b:\n    url: y\n    # the old one\n    rev: "123"\n    flake: false\n',
+      { rev: '' },
+      'inputs:\n  b:\n    url: y\n    # the old one\n    flake: false\n',
+    ],
+    [
+      'in flow style',
+      'inputs: { b: { url: y } }\n',
+      { ref: 'main' },
+      'inputs: { b: { url: y, ref: main } }\n',
+    ],
+    [
+      'a url in flow style',
+      'inputs: { b: y, c: z }',
+      { frozen: true },
+      'inputs: { b: { url: y, frozen: true }, c: z }',
+    ],
+    [
+      'what its inputs follow, however deep',
+      'inputs:\n    b: y\n',
+      {
+        follows: new Map([
+          ['c', 'a'],
+          ['c/d', 'e'],
+        ]),
+      },
+      'inputs:\n    b:\n        url: y\n        inputs:\n            c:\n                follows: a\n                inputs:\n                    d:\n                        follows: e\n',
+    ],
+    [
+      'and what they follow no more',
+      'inputs:\n  b:\n    url: y\n    inputs:\n      c:\n        follows: a\n',
+      { follows: new Map([['c', '']]) },
+      'inputs:\n  b:\n    url: y\n',
+    ],
+    [
+      'what it says already',
+      'inputs: {b:   y}',
+      { url: 'y', rev: '', frozen: undefined },
+      'inputs: {b:   y}',
+    ],
+    ['with CRLF', 'inputs:\r\n  b: y\r\n', { ref: 'v1' }, 'inputs:\r\n  b:\r\n    url: y\r\n    ref: v1\r\n'],
+  ];
+  for (const [what, before, changes, after] of table) {
+    it(what, () => expect(changeInput(before, 'b', changes)).toBe(after));
+  }
+
+  it('names an input that is not there, and leaves what it cannot change to a person', () => {
+    expect(thrownBy(() => changeInput('inputs: {a: x}', 'b', { ref: 'm' })).code).toBe('FLK_INPUT_UNKNOWN');
+    for (const text of ['x-i: &i y\ninputs:\n  b: *i\n', 'inputs:\n  b: &b y\n  c: *b\n', 'inputs:\n  b:\n'])
+      expect(thrownBy(() => changeInput(text, 'b', { ref: 'm' })).code).toBe('FLK_MANIFEST_INVALID');
+  });
+});
+
+describe('inputUsers', () => {
+  it('finds packages, templates and follows, in their places', () => {
+    const text = [
+      'inputs:',
+      '  base: path:./base',
+      '  greet: { url: "path:./greet", inputs: { lib: { follows: base } } }',
+      '  other: { follows: base/deep }',
+      'packages:',
+      '  one: { buildInputs: ["base#lib", "greet#x"], env: { P: "{{base}}/p" }, installPhase: x }',
+      '  two: { src: base/src, installPhase: "echo {{greet}}" }',
+      '',
+    ].join('\n');
+    const manifest = parseManifest({ path: 'flake.yaml', text });
+    const found = inputUsers(manifest, ['base']);
+    const lineOf = (at: number): number => text.slice(0, at).split('\n').length;
+    expect(found.map(({ range, file }) => [lineOf(range.start), file.text === text])).toEqual([
+      [3, true],
+      [4, true],
+      [6, true],
+      [6, true],
+      [7, true],
+    ]);
+    expect(found[0]?.message).toBe('greet/lib follows base');
+    expect(inputUsers(manifest, ['other'])).toEqual([]);
+    expect(inputUsers(manifest, ['base', 'greet', 'other']).map(({ range }) => lineOf(range.start))).toEqual([
+      6, 6, 6, 7, 7,
+    ]);
+  });
+});
+
 describe('edits of any layout', () => {
   const name = fc.stringMatching(/^[A-Za-z][A-Za-z0-9_-]{0,6}$/).filter((word) => word !== 'self');
   const comment = fc.constantFrom('', '', '# note\n', '\n', '  # deep note\n', '\n\n');
@@ -200,6 +306,51 @@ describe('edits of any layout', () => {
       ),
       { numRuns: 500 },
     );
+  });
+
+  it('change one key of one input, and no other line', () => {
+    const change = fc.oneof(
+      fc.constant<[string, InputChanges, unknown]>(['frozen', { frozen: true }, true]),
+      fc
+        .constantFrom('main', '1.2', 'a: b', '#x')
+        .map((ref): [string, InputChanges, unknown] => ['ref', { ref }, ref]),
+      fc.constant<[string, InputChanges, unknown]>(['url', { url: 'path:./new' }, 'path:./new']),
+    );
+    let done = 0;
+    let refused = 0;
+    fc.assert(
+      fc.property(layout, fc.nat(), change, (text, index, [key, changes, value]) => {
+        const before = (parse(text) ?? {}) as { inputs?: Record<string, unknown> | null };
+        const names = Object.keys(before.inputs ?? {});
+        fc.pre(names.length > 0);
+        const target = names[index % names.length]!;
+        let edited: string;
+        try {
+          edited = changeInput(text, target, changes);
+        } catch (error) {
+          // A url in a block of its own cannot be moved without being written anew.
+          expect(error).toMatchObject({ code: 'FLK_MANIFEST_INVALID' });
+          refused++;
+          return;
+        }
+        done++;
+        const old = before.inputs?.[target];
+        const map = typeof old === 'string' ? { url: old } : (old as object);
+        const now = key === 'url' && typeof old === 'string' ? value : { ...map, [key]: value };
+        expect(parse(edited)).toEqual({ ...before, inputs: { ...before.inputs, [target]: now } });
+        if (text.includes('\r\n')) expect(edited.replaceAll('\r\n', '')).not.toContain('\n');
+        // Of the lines before, at most those of the value are gone.
+        const lines = edited.split(/\r?\n/);
+        const lost = text.split(/\r?\n/).filter((line) => {
+          const at = lines.indexOf(line);
+          if (at >= 0) lines.splice(at, 1);
+          return at < 0;
+        });
+        expect(lost.length).toBeLessThanOrEqual(2);
+      }),
+      { numRuns: 500 },
+    );
+    expect(refused).toBeLessThan(done / 4);
   });
 });
 

@@ -94,13 +94,33 @@ describe('the flake at hand', () => {
     expect((await errorOf(open(inner))).code).toBe('FLK_MANIFEST_MISSING');
   });
 
-  test('with a flake.nix alone is refused by name', async () => {
+  test('may be a flake.nix, whichever is nearest', async () => {
     const root = temporaryFolder();
     git(root, 'init', '--quiet');
-    writeFileSync(join(root, 'flake.nix'), '{ }');
+    const inner = join(root, 'inner');
+    mkdirSync(join(inner, 'deep'), { recursive: true });
+    writeFileSync(join(root, 'flake.yaml'), '');
+    writeFileSync(join(inner, 'flake.nix'), '{ }');
+    expect(await open(join(inner, 'deep'))).toMatchObject({
+      folder: inner,
+      dir: 'inner',
+      manifestName: 'flake.nix',
+      manifest: { text: '{ }' },
+    });
+    expect((await errorOf((await open(inner)).assertTracked())).hint).toContain('inner/flake.nix');
+    // Who names the file means its folder.
+    expect((await open(join(inner, 'flake.nix'))).folder).toBe(inner);
+  });
+
+  test('with both manifests has to be told which one counts', async () => {
+    const root = temporaryFolder();
+    git(root, 'init', '--quiet');
+    for (const name of ['flake.yaml', 'flake.nix']) writeFileSync(join(root, name), '');
     const error = await errorOf(open(root));
-    expect(error.code).toBe('FLK_MANIFEST_MISSING');
-    expect(error.message).toContain('flake.nix');
+    expect(error.code).toBe('FLK_MANIFEST_AMBIGUOUS');
+    expect(error.hint).toContain('--manifest flake.yaml');
+    for (const manifest of ['flake.yaml', 'flake.nix'] as const)
+      expect((await openLocalFlake(root, { source, reporter: silent, manifest })).manifestName).toBe(manifest);
   });
 
   test.each<[string, (folder: string) => string]>([
@@ -108,8 +128,8 @@ describe('the flake at hand', () => {
     [
       'a file instead of a folder',
       (folder) => {
-        writeFileSync(join(folder, 'flake.yaml'), '');
-        return join(folder, 'flake.yaml');
+        writeFileSync(join(folder, 'notes'), '');
+        return join(folder, 'notes');
       },
     ],
     [
