@@ -6,6 +6,7 @@ import { chmodSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from '
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { silent } from '../../src/base/events.ts';
+import { runCommandLine } from '../../src/cli/main.ts';
 import { parseFlakeRef, refToAttributes } from '../../src/flake/flake-ref.ts';
 import { Credentials } from '../../src/sources/credentials.ts';
 import { Sources } from '../../src/sources/source.ts';
@@ -22,9 +23,17 @@ describe.skipIf(!nixAvailable() || noForgeServer !== undefined)(`one forge, two 
   let rev: string;
 
   beforeAll(async () => {
+    forge = await forgeServer(folder);
+    const { host } = forge;
     const names = ['acme/tool', 'acme/group/lib', '~acme/data'];
     for (const name of names) rev = publish(folder, name);
-    forge = await forgeServer(folder);
+    publish(folder, 'acme/app', {
+      'flake.nix': `{
+        inputs.tool.url = "github:acme/tool?host=${host}";
+        inputs.lib = { url = "gitlab:acme%2Fgroup/lib/side?host=${host}"; flake = false; };
+        outputs = { self, tool, lib }: { };
+      }`,
+    });
   });
 
   /** Nix's `locked` for each of the references, by one `nix flake lock`. */
@@ -85,6 +94,46 @@ ${settings}`,
     expect(flk).toEqual(await byNix(refs));
   });
 
+  it('fills the same lock, byte for byte, with what its flakes name in turn', async () => {
+    const { host, certificate } = forge;
+    // By Git another revision than by archive: of one revision, Nix takes the hash of whichever it has met before for the other's
+    // too, although export-ignore makes them differ.
+    const manifest = (branch: string): string => `{
+      inputs.app.url = "github:acme/app?host=${host}";
+      inputs.app.inputs.lib.follows = "data";
+      inputs.data = { url = "sourcehut:~acme/data/${branch}?host=${host}"; flake = false; };
+      inputs.sub.url = "gitlab:acme/tool/${branch}?dir=sub&host=${host}";
+      inputs.git.url = "git+https://${host}/acme/tool.git?ref=feature/x";
+      inputs.archive.url = "https://${host}/acme/tool/archive/${rev}.tar.gz";
+      outputs = _: { };
+    }`;
+    const home = temporaryFolder();
+    const settings = `ssl-cert-file = ${certificate}`;
+    const env: NodeJS.ProcessEnv = {
+      PATH: process.env.PATH,
+      HOME: home,
+      XDG_CACHE_HOME: join(home, 'cache'),
+      NIX_CONFIG: settings,
+      NIX_CONFIG_EXTRA: settings,
+      GIT_SSL_CAINFO: certificate,
+      NIX_SSL_CERT_FILE: certificate,
+    };
+    const [nixRoot, flkRoot] = [temporaryFolder(), temporaryFolder()];
+    for (const branch of ['main', 'side']) {
+      for (const root of [nixRoot, flkRoot]) writeFileSync(join(root, 'flake.nix'), manifest(branch));
+      const byNix = await nix(['flake', 'lock', `path:${nixRoot}`], { env });
+      expect(byNix.status, byNix.stderr).toBe(0);
+      const said: string[] = [];
+      const terminal = { write: (text: string) => said.push(text) };
+      const world = { env, cwd: home, stdout: terminal, stderr: terminal, handOverSignals: () => {} };
+      const status = await runCommandLine(['lock', `path:${flkRoot}`], world, new AbortController().signal);
+      expect(status, said.join('')).toBe(0);
+      const lockOf = (root: string): string => readFileSync(join(root, 'flake.lock'), 'utf8');
+      expect(lockOf(flkRoot)).toBe(lockOf(nixRoot));
+      expect(lockOf(flkRoot)).toContain(`"host": "${host}"`);
+    }
+  });
+
   it('is asked once whether a branch has moved, and not at all for what is locked', async () => {
     const cacheFolder = temporaryFolder();
     const branch = `github:acme/tool/side?host=${forge.host}`;
@@ -120,7 +169,7 @@ ${settings}`,
 });
 
 /** A bare repository with what archives treat in their own way: links, execute bits, export-ignore, export-subst, empty names. */
-function publish(folder: string, name: string): string {
+function publish(folder: string, name: string, more: Readonly<Record<string, string>> = {}): string {
   const work = temporaryFolder();
   git(work, 'init', '-q');
   mkdirSync(join(work, 'sub'));
@@ -133,6 +182,7 @@ function publish(folder: string, name: string): string {
     'ünïcode name': 'x',
     '.gitattributes': 'secret export-ignore\nversion export-subst\n',
     [`${'long/'.repeat(30)}file`]: 'deep',
+    ...more,
   };
   for (const [path, text] of Object.entries(files)) {
     mkdirSync(join(work, path, '..'), { recursive: true });
