@@ -8,6 +8,7 @@ import { Findings, nearest, type Range, type SourceFile } from '../base/diagnost
 import { FlkError } from '../base/errors.ts';
 import { parseNix } from '../nix/parser.ts';
 import type { AttrsExpr, Expr, LambdaExpr } from '../nix/syntax.ts';
+import { globalNames, undefinedVariables } from '../nix/variables.ts';
 import { type FlakeRef, parseFlakeRef, refFromAttributes } from './flake-ref.ts';
 import type { FlakeManifest, InputDeclaration } from './manifest-model.ts';
 import {
@@ -35,6 +36,21 @@ export interface NixFlake extends FlakeManifest {
 
 const topLevel = ['description', 'inputs', 'outputs', 'nixConfig'];
 
+const inputWords = ['url', 'flake', 'inputs', 'follows'];
+
+/** What a value should be, and how that is written. */
+const examples = {
+  'a string': 'write it in double quotes: "…"',
+  'true or false': 'write true or false, without quotes',
+  'an attribute set': 'write { … }',
+  'a function': 'write { self, … }: { … }',
+  'a string or a path': 'write "github:owner/repo", or ./folder',
+  'a string, a number, true or false': 'write "…", 1, true or false',
+  'a string, a number, true, false or a list of strings': 'write "…", 1, true, false or [ "…" ]',
+};
+
+type Wanted = keyof typeof examples;
+
 /** Inputs within inputs; each level is an override of one flake further away. */
 const maxLevels = 100;
 
@@ -46,6 +62,14 @@ export function parseFlakeNix(file: SourceFile): NixFlake {
     findings.add(expr, 'a flake is an attribute set, written out', 'begin the file with { and end it with }');
     throw invalid(findings);
   }
+  for (const { name, ...range } of undefinedVariables(expr)) {
+    const meant = nearest(name, globalNames);
+    findings.add(
+      range,
+      `nothing here is named ${name}`,
+      meant ? `did you mean ${meant}?` : 'bind it with let, take it as an argument, or put it in quotes',
+    );
+  }
   const reader = new FlakeNixReader(findings);
   const flake = reader.read(file, expr);
   if (findings.count > 0) throw invalid(findings);
@@ -54,12 +78,11 @@ export function parseFlakeNix(file: SourceFile): NixFlake {
 
 function parsed(file: SourceFile): Expr {
   try {
-    return parseNix(file);
+    return parseNix(file, { pure: true });
   } catch (error) {
     if (!(error instanceof FlkError) || error.code !== 'FLK_NIX_SYNTAX') throw error;
-    throw new FlkError('FLK_MANIFEST_INVALID', error.message, {
+    throw new FlkError('FLK_MANIFEST_INVALID', `1 fault in ${file.path}`, {
       diagnostics: error.diagnostics,
-      hint: error.hint,
       cause: error,
     });
   }
@@ -109,15 +132,18 @@ class FlakeNixReader {
     };
   }
 
-  #wanted(field: Field, what: string, wanted: string): undefined {
+  #wanted(field: Field, what: string, wanted: Wanted): undefined {
     const { value, range } = field;
     if (value.kind === 'computed')
       this.#findings.add(
-        range,
-        `${what} has to be ${wanted} written out, and this must be computed`,
-        'write the value itself: Nix reads this part of a flake without evaluating it',
+        value.name ?? range,
+        value.name
+          ? `the names in ${what} have to be written out, and this one must be computed`
+          : `${what} has to be ${wanted} written out, and this must be computed`,
+        'write out what comes of it: Nix reads this part of a flake without evaluating it',
       );
-    else this.#findings.add(range, `${what} is ${describe(value)}, and should be ${wanted}`);
+    else
+      this.#findings.add(range, `${what} is ${describe(value)}, and should be ${wanted}`, examples[wanted]);
     return undefined;
   }
 
@@ -290,7 +316,8 @@ class FlakeNixReader {
       return parse();
     } catch (error) {
       if (!(error instanceof FlkError)) throw error;
-      this.#findings.add(range, error.message, error.hint || undefined);
+      const { wanted } = error.facts;
+      this.#findings.add(range, error.message, error.hint || (wanted && `write ${wanted}`) || undefined);
       return undefined;
     }
   }
@@ -384,5 +411,3 @@ class FlakeNixReader {
     return texts;
   }
 }
-
-const inputWords = ['url', 'flake', 'inputs', 'follows'];

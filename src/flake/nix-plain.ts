@@ -14,8 +14,8 @@ export type PlainValue =
   /** `expr` is undefined for a function of Nix's own that is inherited. */
   | { readonly kind: 'function'; readonly expr?: Expr }
   | PlainSet
-  /** Known only after evaluation. */
-  | { readonly kind: 'computed' };
+  /** Known only after evaluation; `name`: because of this name in a set. */
+  | { readonly kind: 'computed'; readonly name?: Range };
 
 /** Its items: `itemsOf`. */
 export interface PlainList {
@@ -132,7 +132,7 @@ function literal(expr: Expr | undefined, scope: Scope | undefined): PlainValue {
     case 'lambda':
       return { kind: 'function', expr };
     case 'attrs':
-      return expr.dynamic.length > 0 ? computed : plainSet(expr, scope);
+      return expr.dynamic[0] ? { kind: 'computed', name: expr.dynamic[0].key } : plainSet(expr, scope);
     case 'list':
       return { kind: 'list', expr, scope };
     default:

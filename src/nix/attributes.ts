@@ -26,7 +26,11 @@ export function bindPath(attrs: GrowingAttrs, path: AttrPath, value: Expr, onDup
   const whole: Range = { start: path[0]!.start, end: path.at(-1)!.end };
   const names: string[] = [];
   let into = attrs;
-  for (const name of path.slice(0, -1)) into = stepInto(into, name, whole, value.end, names, onDuplicate);
+  for (const [index, name] of path.slice(0, -1).entries()) {
+    const nested = newAttrs(path[index + 1]!.start, false);
+    nested.end = value.end;
+    into = stepInto(into, name, whole, nested, names, onDuplicate);
+  }
   const last = path.at(-1)!;
   if (last.kind === 'dynamic') into.dynamic.push({ name: last.expr, value, key: placeOf(last), path: whole });
   else {
@@ -35,18 +39,16 @@ export function bindPath(attrs: GrowingAttrs, path: AttrPath, value: Expr, onDup
   }
 }
 
-/** The set that `name` binds, made where there is none yet. */
+/** The set that `name` binds: `nested` where there is none yet. */
 function stepInto(
   attrs: GrowingAttrs,
   name: AttrName,
   whole: Range,
-  end: number,
+  nested: GrowingAttrs,
   names: string[],
   onDuplicate: OnDuplicate,
 ): GrowingAttrs {
   const place = { key: placeOf(name), path: whole };
-  const nested = newAttrs(name.start, false);
-  nested.end = end;
   if (name.kind === 'dynamic') {
     attrs.dynamic.push({ name: name.expr, value: nested, ...place });
     names.push('…');

@@ -263,6 +263,10 @@ export class Lexer {
 
   #stranger(at: number): Token {
     const char = String.fromCodePoint(this.#text.codePointAt(at)!);
+    if (/[\p{C}\p{Z}]/u.test(char)) {
+      const code = char.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0');
+      return this.#fault(at + char.length, `an invisible character, U+${code}, has no meaning in Nix`);
+    }
     return this.#fault(at + char.length, `the character ‘${char}’ has no meaning in Nix`);
   }
 

@@ -19,13 +19,18 @@ import type {
 export const maxTextLength = 48 * 1024 * 1024;
 
 /** Brackets, and names in attribute paths, that may lie within one another. */
-export const maxNesting = 500;
+export const maxNesting = 400;
+
+export interface ParseNixOptions {
+  /** As a flake's files are read: `~/…`, which differs from person to person, is refused. */
+  readonly pure?: boolean;
+}
 
 /** Throws FLK_NIX_SYNTAX with one diagnostic. */
-export function parseNix(file: SourceFile): Expr {
+export function parseNix(file: SourceFile, options: ParseNixOptions = {}): Expr {
   if (file.text.length > maxTextLength)
     throw syntaxError(file, { start: 0, end: 0 }, `the file has more than ${maxTextLength} characters`);
-  return new Parser(file).file();
+  return new Parser(file, options.pure ?? false).file();
 }
 
 function syntaxError(file: SourceFile, range: Range, message: string, suggestion?: string): FlkError {
@@ -35,7 +40,7 @@ function syntaxError(file: SourceFile, range: Range, message: string, suggestion
     message,
     ...(suggestion !== undefined && { suggestion }),
   };
-  return new FlkError('FLK_NIX_SYNTAX', `${file.path} is not a Nix expression: ${message}`, {
+  return new FlkError('FLK_NIX_SYNTAX', `${file.path} cannot be read as Nix: ${message}`, {
     diagnostics: [diagnostic],
     ...(suggestion !== undefined && { hint: suggestion }),
   });
@@ -83,6 +88,7 @@ type Opening = (body: Expr) => Expr;
 
 class Parser {
   readonly #file: SourceFile;
+  readonly #pure: boolean;
   readonly #lexer: Lexer;
   #token: Token;
   readonly #ahead: Token[] = [];
@@ -90,8 +96,9 @@ class Parser {
   #end = 0;
   #nesting = 0;
 
-  constructor(file: SourceFile) {
+  constructor(file: SourceFile, pure: boolean) {
     this.#file = file;
+    this.#pure = pure;
     this.#lexer = new Lexer(file.text);
     this.#token = this.#lexer.next();
   }
@@ -153,7 +160,8 @@ class Parser {
     }
   }
 
-  #nested<T>(parse: () => T, by = 1): T {
+  /** One step, or `by` steps, deeper; `#leave` comes back. */
+  #enter(by = 1): void {
     this.#nesting += by;
     if (this.#nesting > maxNesting)
       throw syntaxError(
@@ -162,26 +170,23 @@ class Parser {
         `this is nested more than ${maxNesting} deep`,
         'give a part of it a name with let',
       );
-    const result = parse();
+  }
+
+  #leave(by = 1): void {
     this.#nesting -= by;
-    return result;
   }
 
   // Expressions.
 
   /** What stands before a body is gathered, so that a chain of a thousand functions is no depth of a thousand calls. */
   #expression(): Expr {
-    return this.#nested(() => {
-      const openings: Opening[] = [];
-      for (;;) {
-        const opening = this.#opening();
-        if (!opening) break;
-        openings.push(opening);
-      }
-      let expr = this.#operators();
-      for (let i = openings.length - 1; i >= 0; i--) expr = openings[i]!(expr);
-      return expr;
-    });
+    this.#enter();
+    const openings: Opening[] = [];
+    for (let opening = this.#opening(); opening; opening = this.#opening()) openings.push(opening);
+    let expr = this.#operators();
+    for (const opening of openings.reverse()) expr = opening(expr);
+    this.#leave();
+    return expr;
   }
 
   #opening(): Opening | undefined {
@@ -373,14 +378,17 @@ class Parser {
     if (after.kind === 'or') {
       // Without a path before it, `or` is an argument: a function of that name is older than the operator.
       this.#take();
-      return call(subject, [{ kind: 'variable', start: after.start, end: after.end, name: 'or' }], after.end);
+      const or = { kind: 'variable', start: after.start, end: after.end, name: 'or' } as const;
+      return { kind: 'call', start, end: after.end, callee: subject, args: [or] };
     }
     if (after.kind !== '.') return subject;
     this.#take();
     const path = this.#attrPath();
     if (this.#token.kind !== 'or') return { kind: 'select', start, end: this.#end, subject, path };
     this.#take();
-    const fallback = this.#nested(() => this.#select());
+    this.#enter();
+    const fallback = this.#select();
+    this.#leave();
     return { kind: 'select', start, end: this.#end, subject, path, fallback };
   }
 
@@ -514,6 +522,13 @@ class Parser {
 
   #path(): Expr {
     const { start, end, value } = this.#take();
+    if (this.#pure && value.startsWith('~'))
+      throw syntaxError(
+        this.#file,
+        { start, end },
+        'a flake’s files do not name the home folder, which is another one for everybody',
+        'put the file into the flake and write ./…',
+      );
     const head = { kind: 'path', start, end, path: value } as const;
     const parts: Expr[] = [];
     for (;;) {
@@ -534,7 +549,9 @@ class Parser {
   #list(): Expr {
     const opened = this.#take();
     const items: Expr[] = [];
+    this.#enter();
     while (this.#startsOperand()) items.push(this.#select());
+    this.#leave();
     this.#expect(']', 'a list item or ]', opened);
     return { kind: 'list', start: opened.start, end: this.#end, items };
   }
@@ -562,7 +579,9 @@ class Parser {
         if (!this.#startsAttrName()) throw this.#unexpected(`an attribute’s name or ${close}`, opened);
         const path = this.#attrPath();
         this.#expect('=', '. or =');
-        const value = this.#nested(() => this.#expression(), path.length - 1);
+        this.#enter(path.length);
+        const value = this.#expression();
+        this.#leave(path.length);
         this.#expect(';', '; after the value');
         bindPath(attrs, path, value, this.#onDuplicate);
       }

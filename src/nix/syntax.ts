@@ -1,6 +1,6 @@
 /**
- * The syntax tree of the Nix language. Every node is a `Range` of its file (UTF-16 offsets); parentheses leave no node and are in
- * no range. A tree is nested no deeper than `maxNesting` through brackets and attribute paths, but a chain (`a + b + c`,
+ * The syntax tree of the Nix language. Every node is a `Range` of its file (UTF-16 offsets); parentheses leave no
+ * node. A tree is nested no deeper than `maxNesting` through brackets and attribute paths, but a chain (`a + b + c`,
  * `x: y: z`, `if … else if …`) is as deep as it is long: walk those by loops.
  */
 import type { Range } from '../base/diagnostics.ts';
@@ -169,7 +169,7 @@ export interface Formal extends Range {
   readonly fallback?: Expr;
 }
 
-/** `f x y`, however it was put in parentheses: the function is no call. */
+/** `f x y`, also where it was written `(f x) y`. */
 interface CallExpr extends Range {
   readonly kind: 'call';
   readonly callee: Expr;
