@@ -30,7 +30,7 @@ export default {
       severity: 'error',
       comment: 'sources may import of flake only the reference types and the Source port',
       from: { path: '^src/sources/' },
-      to: { path: '^src/flake/', pathNot: '^src/flake/(flake-ref|ref-model|source)\\.ts$' },
+      to: { path: '^src/flake/', pathNot: '^src/flake/(flake-ref|ref-model|ref-url|source)\\.ts$' },
     },
     {
       name: 'engines-see-no-manifest',

@@ -2,6 +2,7 @@
 import { pathToFileURL } from 'node:url';
 import { FlkError, redactUrls } from '../base/errors.ts';
 import { type CurlRef, parseFlakeRef } from '../flake/flake-ref.ts';
+import { parseRefUrl, printRefUrl } from '../flake/ref-url.ts';
 import type { Fetched, SourceTree } from '../flake/source.ts';
 import type { NarHash } from '../formats/hash.ts';
 import type { ArchiveSource } from './archive-source.ts';
@@ -22,7 +23,7 @@ export async function fetchCurl(ref: CurlRef, archives: ArchiveSource): Promise<
   const { tree } = answer;
   verify(shown, tree, ref.narHash);
   if (ref.type === 'file') return { locked: { ...ref, narHash: tree.narHash }, tree };
-  const pinned = answer.immutableUrl === undefined ? ref : immutableRef(ref, answer.immutableUrl, tree);
+  const pinned = answer.immutableUrl === undefined ? ref : immutableRef(ref, answer.immutableUrl);
   const lastModified = pinned.lastModified ?? (answer.lastModified > 0 ? answer.lastModified : undefined);
   return {
     locked: { ...pinned, narHash: tree.narHash, ...(lastModified === undefined ? {} : { lastModified }) },
@@ -37,18 +38,31 @@ function urlOf(ref: CurlRef): URL {
   throw new FlkError('FLK_REF_UNSUPPORTED', `${redactUrls(ref.url)} is no http, https or file URL`);
 }
 
-/** The reference that a server offers in place of the one that was asked for. */
-function immutableRef(ref: CurlRef, url: string, tree: SourceTree): CurlRef {
-  const shown = redactUrls(url);
-  const pinned = parseFlakeRef(url);
+/**
+ * The reference that a server offers in place of the one that was asked for. Which folder holds the flake is not its to say: a `dir`
+ * in its query stays there, and the hash there is not held against anything, for its own tree is what came.
+ */
+function immutableRef(ref: CurlRef, url: string): CurlRef {
+  const { dir, narHash: _, ...pinned } = parseFlakeRef(url);
   if (pinned.type !== 'tarball')
-    throw new FlkError('FLK_REF_UNSUPPORTED', `${redactUrls(ref.url)} names ${shown} as its immutable URL`, {
-      facts: { found: pinned.type, wanted: 'tarball' },
-      hint: 'the server’s Link header must lead to an archive',
-    });
-  verify(shown, tree, pinned.narHash);
-  const { dir: _, ...rest } = pinned;
-  return ref.dir === undefined ? rest : { ...rest, dir: ref.dir };
+    throw new FlkError(
+      'FLK_REF_UNSUPPORTED',
+      `${redactUrls(ref.url)} names ${redactUrls(url)} as its immutable URL`,
+      {
+        facts: { found: pinned.type, wanted: 'tarball' },
+        hint: 'the server’s Link header must lead to an archive',
+      },
+    );
+  return {
+    ...pinned,
+    ...(dir === undefined ? {} : { url: withQuery(pinned.url, 'dir', dir) }),
+    ...(ref.dir === undefined ? {} : { dir: ref.dir }),
+  };
+}
+
+function withQuery(text: string, name: string, value: string): string {
+  const url = parseRefUrl(text);
+  return printRefUrl({ ...url, query: new Map([...url.query, [name, value]]) });
 }
 
 function verify(shown: string, tree: SourceTree, wanted: NarHash | undefined): void {

@@ -49,7 +49,10 @@ describe('downloader', () => {
 
   test('does not wait for an hour because a server asks for it', async () => {
     nock(host).get('/a').reply(429, 'later', { 'retry-after': '3600' });
-    expect(await errorOf(download(`${host}/a`))).toMatchObject({ code: 'FLK_HTTP_STATUS', exitStatus: 3 });
+    expect(await errorOf(download(`${host}/a`))).toMatchObject({
+      code: 'FLK_HTTP_RATE_LIMIT',
+      exitStatus: 3,
+    });
   });
 
   test.each([
@@ -80,6 +83,11 @@ describe('downloader', () => {
   test('a redirect cannot lead to a file of this machine', async () => {
     nock(host).get('/a').reply(302, '', { location: 'file:///etc/passwd' });
     expect(await errorOf(download(`${host}/a`))).toMatchObject({ code: 'FLK_USAGE' });
+  });
+
+  test('a redirect cannot lead off https', async () => {
+    nock(host).get('/a').reply(302, '', { location: 'http://files.flk.example/a' });
+    expect(await errorOf(download(`${host}/a`))).toMatchObject({ code: 'FLK_HTTP_STATUS' });
   });
 
   test('asks nobody when offline', async () => {
