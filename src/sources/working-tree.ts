@@ -6,7 +6,7 @@ import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import type { GitRef, Rev } from '../flake/flake-ref.ts';
 import type { Source, SourceTree } from '../flake/source.ts';
-import { openTrackedFiles } from './tracked-files.ts';
+import { openTrackedFiles, type TrackedState } from './tracked-files.ts';
 import { assertTracked, hasGit, readTracked } from './worktree.ts';
 
 export interface WorkingTreeOptions {
@@ -45,7 +45,9 @@ export async function openWorkingTree(
   root: string,
   options: WorkingTreeOptions,
 ): Promise<WorkingTree> {
-  const state = await readTracked(root, options.signal);
+  const state = await (ref.submodules
+    ? readWithSubmodules(root, options)
+    : readTracked(root, options.signal));
   const { manifestPath } = options;
   if (manifestPath !== undefined && !state.entries.some(({ path }) => path.equals(Buffer.from(manifestPath))))
     await assertTracked(root, manifestPath);
@@ -55,6 +57,7 @@ export async function openWorkingTree(
   if (!dirty && rev !== undefined) {
     // Committed bytes, not those on disk: a checkout may have other line ends, and HEAD is what everybody else gets.
     const pinned: GitRef = { ...ref, rev, ...(state.ref === undefined ? {} : { ref: state.ref }) };
+    if (ref.submodules) return await openWithSubmodules(pinned, root, state, options);
     if (await hasGit()) {
       const { locked, tree } = await options.source.fetch(pinned);
       // A detached HEAD is on no branch.
@@ -78,6 +81,33 @@ export async function openWorkingTree(
       narHash: tree.narHash,
     },
     dirty,
+    ...(rev === undefined ? {} : { rev }),
+    lastModified,
+  };
+}
+
+/** Few have submodules: the module is loaded for them. */
+async function readWithSubmodules(root: string, options: WorkingTreeOptions): Promise<TrackedState> {
+  const { readTrackedWithSubmodules } = await import('./worktree-submodules.ts');
+  return await readTrackedWithSubmodules(root, options.signal);
+}
+
+/** Nothing is changed; but which commits of its submodules are checked out, HEAD does not say. So what is on disk counts, as in Nix. */
+async function openWithSubmodules(
+  pinned: GitRef,
+  root: string,
+  state: TrackedState,
+  options: WorkingTreeOptions,
+): Promise<WorkingTree> {
+  const { rev, lastModified } = state;
+  const [{ locked }, tree] = await Promise.all([
+    options.source.fetch({ ...pinned, submodules: false }),
+    openTrackedFiles(root, state.entries, options),
+  ]);
+  return {
+    tree,
+    locked: { ...(locked as GitRef), submodules: true, narHash: tree.narHash },
+    dirty: false,
     ...(rev === undefined ? {} : { rev }),
     lastModified,
   };

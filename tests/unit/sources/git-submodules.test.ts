@@ -1,11 +1,13 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { GitRef } from '../../../src/flake/flake-ref.ts';
+import type { Fetched } from '../../../src/flake/source.ts';
 import { parseGitmodules } from '../../../src/formats/git-modules.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import { GitSource, type GitSourceOptions } from '../../../src/sources/git.ts';
 import { submoduleUrl } from '../../../src/sources/git-submodules.ts';
+import { Sources } from '../../../src/sources/source.ts';
 import { withCode } from '../../support/errors.ts';
 import { type GitServer, gitServer } from '../../support/git-server.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
@@ -141,6 +143,79 @@ describe('submodules=1', () => {
     await expect(source().fetch({ ...ref('top'), exportIgnore: true })).rejects.toEqual(
       withCode('FLK_REF_UNSUPPORTED'),
     );
+  });
+});
+
+describe('the working tree with submodules=1', () => {
+  /** A clone of `top`, its submodules checked out. */
+  async function checkedOut(): Promise<{ root: string; open: (ref?: Partial<GitRef>) => Promise<Fetched> }> {
+    const { folder } = await nested((name) => `../${name}`);
+    const root = join(folder, 'work');
+    git(folder, 'clone', '-q', '--no-recurse-submodules', 'top', 'work');
+    git(root, 'config', '-f', '.gitmodules', 'submodule.a-leaf.url', '../leaf');
+    git(root, 'commit', '-qam', 'move');
+    const open = (ref: Partial<GitRef> = {}): Promise<Fetched> =>
+      new Sources({ cacheFolder: join(temporaryFolder(), 'cache'), reporter: { emit: () => {} } }).fetch({
+        type: 'git',
+        url: `file://${root}`,
+        submodules: true,
+        ...ref,
+      });
+    return { root, open };
+  }
+  const update = (root: string): string =>
+    git(root, '-c', 'protocol.file.allow=always', 'submodule', '--quiet', 'update', '--init', '--recursive');
+
+  it('holds the files of the submodules, as they are', async () => {
+    const { root, open } = await checkedOut();
+    update(root);
+    const clean = await open();
+    expect(clean.locked).toMatchObject({
+      rev: git(root, 'rev-parse', 'HEAD'),
+      revCount: 3,
+      submodules: true,
+    });
+    expect(clean.tree.narHash).toBe((await open({ ref: 'main' })).tree.narHash);
+    writeFileSync(join(root, 'deps/mid/sub/leaf/a/b'), 'changed');
+    writeFileSync(join(root, 'deps/mid/untracked'), '');
+    const { locked, tree } = await open();
+    expect(locked).toMatchObject({ dirtyRev: `${git(root, 'rev-parse', 'HEAD')}-dirty` });
+    expect((await tree.readFile('deps/mid/sub/leaf/a/b'))?.toString()).toBe('changed');
+    expect(await tree.readFile('deps/mid/untracked')).toBeUndefined();
+  });
+
+  it.skipIf(!nixAvailable())(`is Nix’s, clean, changed, and on other commits ${nixReason}`, async () => {
+    const { root, open } = await checkedOut();
+    update(root);
+    const same = async (): Promise<void> => {
+      const { stdout, stderr } = await nix(
+        ['flake', 'prefetch', '--json', `git+file://${root}?submodules=1`],
+        {
+          env: { XDG_CACHE_HOME: temporaryFolder() },
+        },
+      );
+      expect(stdout, stderr).not.toBe('');
+      const { hash, locked }: { hash: string; locked: object } = JSON.parse(stdout);
+      expect((await open()).locked).toEqual({ ...locked, narHash: hash });
+    };
+    await same();
+    writeFileSync(join(root, 'a-leaf/a/b'), 'another commit');
+    git(join(root, 'a-leaf'), 'commit', '-qam', 'another');
+    await same();
+    writeFileSync(join(root, 'deps/mid/file'), 'changed');
+    await same();
+  });
+
+  it('wants them checked out', async () => {
+    const { root, open } = await checkedOut();
+    await expect(open()).rejects.toMatchObject({
+      code: 'FLK_GIT_SUBMODULE',
+      hint: expect.stringContaining(`git -C ${root} submodule update`),
+    });
+    update(root);
+    rmSync(join(root, 'a-leaf'), { recursive: true });
+    symlinkSync('/', join(root, 'a-leaf'));
+    await expect(open()).rejects.toEqual(withCode('FLK_GIT_SUBMODULE'));
   });
 });
 
