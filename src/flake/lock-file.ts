@@ -59,6 +59,11 @@ export function parseLockFile(file: SourceFile): LockFile {
   return new LockReader(file).read();
 }
 
+/** Whatever Nix takes passes, but for what could be taken for a path or an escape sequence. */
+export function isInputName(name: string): boolean {
+  return /^[^\u0000-\u001f/\u007f-\u009f]{1,200}$/u.test(name);
+}
+
 type JsonObject = { readonly [key: string]: Json };
 
 class LockReader {
@@ -183,9 +188,8 @@ class LockReader {
     });
   }
 
-  /** Whatever Nix writes passes; nothing that could be taken for a path, an index or an escape sequence does. */
   #checkName(name: string, where: string): void {
-    if (!/^[^\u0000-\u0020/\u007f]{1,200}$/u.test(name) || /^[0-9]+$/.test(name))
+    if (!isInputName(name))
       throw this.#invalid(`${where}: ‘${name.slice(0, 200)}’ is no name of an input or node`);
   }
 

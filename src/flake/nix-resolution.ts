@@ -15,7 +15,7 @@ import { type FlakeFolder, relativeFolder } from './flake-folder.ts';
 import { checkReach, type FetchedFlake, FlakeReader } from './flake-reader.ts';
 import { type FlakeRef, isRelativePath, printFlakeRef, sameRef } from './flake-ref.ts';
 import { comparePaths, printInputPath } from './graph.ts';
-import { emptyLock, type FlkFacts } from './lock-file.ts';
+import { emptyLock, type FlkFacts, isInputName } from './lock-file.ts';
 import type { FlakeManifest, InputDeclaration } from './manifest-model.ts';
 import type { InputPath } from './package-ref.ts';
 import { Pin, samePath, type Wanted } from './pins.ts';
@@ -162,6 +162,15 @@ export class NixResolution implements Resolution {
     const inputs = new Map<string, Wanted>();
     for (const [name, declaration] of manifest.inputs) {
       const { ref, version, tag, flake } = declaration;
+      if (!isInputName(name))
+        throw new FlkError(
+          'FLK_MANIFEST_INVALID',
+          `an input in ${manifest.file.path} has a name that no path of inputs can hold`,
+          {
+            facts: { found: JSON.stringify(name) },
+            hint: 'give it a name without slashes and control characters',
+          },
+        );
       this.#noteOverrides(declaration, [...frame.path, name], frame.home);
       inputs.set(name, {
         ...(ref && { ref }),

@@ -92,6 +92,7 @@ export class FakeSource implements Source {
   readonly requests: string[] = [];
   readonly #repositories = new Map<string, { refs: Map<string, Commit>; commits: Map<string, Commit> }>();
   readonly #folders = new Map<string, Files>();
+  readonly #names = new Map<string, FlakeRef>();
   readonly #wait: (request: string) => Promise<void>;
 
   /** `wait` holds an answer back. */
@@ -123,12 +124,22 @@ export class FakeSource implements Source {
     this.#folders.set(path, files);
   }
 
+  /** What a registry says of a name. */
+  register(id: string, to: FlakeRef): void {
+    this.#names.set(id, to);
+  }
+
   /** The repository forgets everything, refs and revisions. */
   forget(url: string): void {
     this.#repositories.delete(url);
   }
 
   async fetch(ref: FlakeRef): Promise<Fetched> {
+    if (ref.type === 'indirect') {
+      const resolved = this.#names.get(ref.id);
+      if (!resolved) throw new FlkError('FLK_REGISTRY_UNKNOWN', `nobody knows ${ref.id}`);
+      return { ...(await this.fetch(resolved)), resolved };
+    }
     if (ref.type !== 'git' && ref.type !== 'path')
       throw new FlkError('FLK_REF_UNSUPPORTED', `a fake source has no ${ref.type}`);
     const where = ref.type === 'git' ? `${ref.url} ${ref.rev ?? ref.ref ?? 'HEAD'}` : ref.path;

@@ -252,10 +252,10 @@ describe('a lock is refused', () => {
       'nodes.root.inputs.a',
     ],
     [
-      'with a name like an index',
-      JSON.stringify(withRoot({ 1: 'a' }, { a: node() })),
+      'with a control character in a name',
+      JSON.stringify(withRoot({ 'a\u009b2J': 'a' }, { a: node() })),
       'FLK_LOCK_INVALID',
-      '‘1’',
+      'is no name of an input or node',
     ],
     [
       'with a name like a path',
