@@ -68,16 +68,16 @@ describe('flk add', () => {
   it('takes a range of tags, what follows, a branch', async () => {
     const world = new World('# mine\ninputs: {}\n');
     await world.run('add', url('base'));
-    expect(await world.json('add', url('greet'), '--version', '^1.2', '--follows', 'base=base')).toEqual({
+    expect(await world.json('add', url('greet'), '--version', '^1.2', '--follows', 'style=base')).toEqual({
       name: 'greet',
       url: url('greet'),
       version: '^1.2',
-      follows: { base: 'base' },
+      follows: { style: 'base' },
     });
     expect(world.manifest).toBe(
-      `# mine\ninputs:\n  base: ${url('base')}\n  greet:\n    url: ${url('greet')}\n    version: ^1.2\n    inputs:\n      base:\n        follows: base\n`,
+      `# mine\ninputs:\n  base: ${url('base')}\n  greet:\n    url: ${url('greet')}\n    version: ^1.2\n    inputs:\n      style:\n        follows: base\n`,
     );
-    expect(world.lock.nodes.greet).toMatchObject({ flk: { tag: 'v1.2.0' }, inputs: { base: ['base'] } });
+    expect(world.lock.nodes.greet).toMatchObject({ flk: { tag: 'v1.2.0' }, inputs: { style: ['base'] } });
     expect(await world.refused('add', url('left'), '--ref', 'nowhere')).toContain('FLK_GIT_REF_MISSING');
     expect(await world.refused('add', url('left'), 'self')).toContain('self is this flake');
     expect(await world.refused('add', url('left'), '--follows', 'base')).toContain('INPUT=TARGET');
