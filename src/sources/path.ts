@@ -46,7 +46,8 @@ export async function fetchPath(
       });
     const { walk } = walkPath(path);
     return {
-      locked: { ...ref, path, narHash, lastModified: ref.lastModified ?? newest },
+      // The path as it was written, slashes at the end and all, as Nix locks it.
+      locked: { ...ref, narHash, lastModified: ref.lastModified ?? newest },
       tree: { narHash, narSize, walk, readFile: async (name) => readBelow(path, name) },
     };
   });

@@ -94,9 +94,11 @@ describe('a path source', () => {
     expect(tree.narSize).toBe(160);
   });
 
-  test('cleans its path', async () => {
+  test('locks a path as it was written, as Nix does, and finds the folder all the same', async () => {
     const folder = folderWithFiles();
-    expect((await fetch(`${folder}//sub/../`)).locked.path).toBe(folder);
+    const { locked, tree } = await fetch(`${folder}//sub/../`);
+    expect(locked.path).toBe(`${folder}//sub/../`);
+    expect(tree.narHash).toBe((await fetch(folder)).tree.narHash);
   });
 
   test('is verified against the hash of its reference', async () => {
