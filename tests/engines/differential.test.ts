@@ -35,6 +35,7 @@ describe.skipIf(!nixAvailable())(`random worlds beside Nix, seed ${seed} ${nixRe
       const world = await World.build({
         seed: `${seed} ${index}`,
         folder,
+        registry: machine.registry,
         lockFiles: (files, dir) => machine!.lockFiles(files, dir),
       });
       const differences: string[] = [];

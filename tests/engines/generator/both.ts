@@ -3,11 +3,13 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { runCommandLine } from '../../../src/cli/main.ts';
 import { nix } from '../../support/nix.ts';
-import { type Case, type RootKind, rootDir, rootDirs, type Step } from './cases.ts';
+import { type Case, outputLock, type RootKind, rootDir, rootDirs, type Step } from './cases.ts';
 import { type Files, GitRepository } from './git-repository.ts';
 import { damagedLock } from './locks.ts';
 import { Random } from './random.ts';
 import { filesOf, type World, writeFiles } from './world.ts';
+
+const outputMark = '\n--- written by --output-lock-file ---\n';
 
 /** What a command left: the bytes of flake.lock, or why it refused. */
 export type Outcome =
@@ -30,6 +32,8 @@ export interface Times {
 /** A machine of its own for each tool: homes and caches, which many worlds share. */
 export class Machine {
   readonly folder: string;
+  /** The global registry's file. */
+  readonly registry: string;
   readonly times: Times = { nix: 0, flk: 0 };
   readonly #env: NodeJS.ProcessEnv;
 
@@ -37,6 +41,8 @@ export class Machine {
     this.folder = folder;
     const home = join(folder, 'home');
     mkdirSync(home, { recursive: true });
+    this.registry = join(folder, 'registry.json');
+    const registry = `flake-registry = ${this.registry}`;
     this.#env = {
       PATH: process.env.PATH,
       HOME: home,
@@ -48,15 +54,14 @@ export class Machine {
       GIT_CONFIG_GLOBAL: '/dev/null',
       LC_ALL: 'C.UTF-8',
       NO_COLOR: '1',
-      // What tests/engines/nix tells Nix.
-      NIX_CONFIG: 'flake-registry =',
-      NIX_CONFIG_EXTRA: 'tarball-ttl = 0',
+      NIX_CONFIG: registry,
+      NIX_CONFIG_EXTRA: `tarball-ttl = 0\n${registry}`,
     };
   }
 
   async nix(args: readonly string[]): Promise<{ status: number | null; stderr: string }> {
     const start = performance.now();
-    const result = await nix(args, { env: this.#env });
+    const result = await nix(args, { env: this.#env, cwd: this.folder });
     this.times.nix += performance.now() - start;
     return result;
   }
@@ -134,8 +139,17 @@ export class Root {
     return existsSync(this.#lockPath) ? readFileSync(this.#lockPath, 'utf8') : undefined;
   }
 
+  /** flake.lock, and what was written beside it. */
+  get #written(): string | undefined {
+    const output = join(this.#machine.folder, outputLock);
+    if (!existsSync(output)) return this.lock;
+    const text = readFileSync(output, 'utf8');
+    rmSync(output);
+    return `${this.lock}${outputMark}${text}`;
+  }
+
   async compare(world: World, step: Step, old: string | undefined): Promise<Compared> {
-    world.moveTo(step.moments);
+    world.moveTo(step.moments, step.changed);
     writeFiles(this.#folder, filesOf(step.specs, new Map()));
     const before = lockBefore(step, old);
     this.lock = before;
@@ -147,13 +161,13 @@ export class Root {
 
   async #byNix(step: Step): Promise<Outcome> {
     const { status, stderr } = await this.#machine.nix(['flake', ...this.arguments(step)]);
-    if (status === 0) return { kind: 'locked', text: this.lock };
+    if (status === 0) return { kind: 'locked', text: this.#written };
     return { kind: 'refused', code: '', message: stderr };
   }
 
   async #byFlk(step: Step): Promise<Outcome> {
     const { status, stdout, stderr } = await this.#machine.flk([...this.arguments(step), '--json']);
-    if (status === 0) return { kind: 'locked', text: this.lock };
+    if (status === 0) return { kind: 'locked', text: this.#written };
     const code = /"code": "(\w+)"/.exec(stdout)?.[1] ?? `status ${status}`;
     return { kind: 'refused', code, message: `${stdout}${stderr}` };
   }
@@ -179,6 +193,7 @@ export async function* runCase(machine: Machine, world: World, given: Case): Asy
   for (const step of given.steps) {
     const compared = await root.compare(world, step, lock);
     yield compared;
-    lock = compared.byNix.kind === 'locked' ? compared.byNix.text : compared.before;
+    const left = compared.byNix.kind === 'locked' ? compared.byNix.text : compared.before;
+    lock = left?.includes(outputMark) ? compared.before : left;
   }
 }

@@ -5,6 +5,9 @@ import type { FlakeSpec, InputSpec, Inputs } from './manifest.ts';
 import { Random } from './random.ts';
 import type { World } from './world.ts';
 
+/** For `--output-lock-file`: both tools start in a folder of their own. */
+export const outputLock = 'output.lock';
+
 /** Where a root flake is: at the top of a repository, in a folder of one, or in a plain folder. */
 export const rootKinds = ['repository', 'subfolder', 'folder'] as const;
 export type RootKind = (typeof rootKinds)[number];
@@ -23,6 +26,8 @@ export interface Step {
   /** Inputs to update; none means all. */
   readonly updates: readonly string[];
   readonly flags: readonly string[];
+  /** Repositories with a change that is not committed. */
+  readonly changed: readonly string[];
 }
 
 export interface Case {
@@ -73,7 +78,11 @@ export function generateCase(world: World, seed: string): Case {
         break;
       case 'kept':
         roots.edit();
-        steps.push(roots.step({ flags: ['--no-update-lock-file'] }));
+        steps.push(
+          roots.step({
+            flags: random.chance(0.5) ? ['--no-update-lock-file'] : ['--output-lock-file', outputLock],
+          }),
+        );
     }
   }
   return { seed, root, steps };
@@ -111,6 +120,7 @@ class RootFlakes {
       command: 'lock',
       updates: [],
       flags: [],
+      changed: this.#random.chance(0.03) ? [this.#random.pick(this.#world.places).name] : [],
       ...step,
     };
   }

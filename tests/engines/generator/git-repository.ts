@@ -24,6 +24,9 @@ interface Entry {
 
 type Folder = Map<string, Folder | Entry>;
 
+/** The mode of a submodule's entry. */
+const gitlink = 0o160000;
+
 export class GitRepository {
   /** Where the working tree is, or of a bare repository the repository itself. */
   readonly folder: string;
@@ -81,57 +84,74 @@ export class GitRepository {
   }
 
   /** These are the refs from now on (`refs/heads/main` …), and of a repository with a working tree `files` are in it. */
-  moveTo(refs: ReadonlyMap<string, string>, files: Files): void {
+  moveTo(
+    refs: ReadonlyMap<string, string>,
+    files: Files,
+    submodules: ReadonlyMap<string, string> = new Map(),
+  ): void {
     for (const kind of ['refs/heads', 'refs/tags'])
       for (const name of readdirSync(join(this.#git, kind), { recursive: true, withFileTypes: true }))
         if (name.isFile()) rmSync(join(name.parentPath, name.name));
     for (const [name, id] of refs) write(join(this.#git, name), `${id}\n`);
     if (this.bare) return;
-    this.checkOut(files);
+    this.#checkOut(files, submodules);
   }
 
-  /** Puts files into the working tree and the index. */
-  checkOut(files: Files): void {
+  /** Changes a file of the working tree, and nothing else; until the next move. */
+  change(path: string, text: string): void {
+    write(join(this.folder, path), text);
+    this.#checkedOut = new Map(this.#checkedOut).set(path, text);
+  }
+
+  /** Puts files into the working tree and the index; submodules are there, but empty. */
+  #checkOut(files: Files, submodules: ReadonlyMap<string, string>): void {
     for (const path of this.#checkedOut.keys())
       if (!files.has(path)) rmSync(join(this.folder, path), { force: true });
     for (const [path, text] of files)
       if (this.#checkedOut.get(path) !== text) write(join(this.folder, path), text);
     this.#checkedOut = files;
-    writeFileSync(join(this.#git, 'index'), this.#index(files));
+    for (const path of submodules.keys()) mkdirSync(join(this.folder, path), { recursive: true });
+    writeFileSync(join(this.#git, 'index'), this.#index(files, submodules));
   }
 
   /** gitformat-index(5), version 2. */
-  #index(files: Files): Buffer {
+  #index(files: Files, submodules: ReadonlyMap<string, string>): Buffer {
+    const entry = (path: string, mode: number, id: string): Buffer => {
+      const name = Buffer.from(path);
+      const bytes = Buffer.alloc(Math.ceil((62 + name.length + 1) / 8) * 8);
+      const info = lstatSync(join(this.folder, path), { bigint: true });
+      const nanoseconds = 1_000_000_000n;
+      const numbers = [
+        info.ctimeNs / nanoseconds,
+        info.ctimeNs % nanoseconds,
+        info.mtimeNs / nanoseconds,
+        info.mtimeNs % nanoseconds,
+        info.dev,
+        info.ino,
+        BigInt(mode),
+        info.uid,
+        info.gid,
+        mode === gitlink ? 0n : info.size,
+      ];
+      for (const [index, number] of numbers.entries())
+        bytes.writeUInt32BE(Number(number & 0xffffffffn), index * 4);
+      Buffer.from(id, 'hex').copy(bytes, 40);
+      bytes.writeUInt16BE(name.length, 60);
+      name.copy(bytes, 62);
+      return bytes;
+    };
+    const entries = [
+      ...[...files].map(([path, text]) => ({
+        path,
+        bytes: entry(path, 0o100644, idOf('blob', Buffer.from(text))),
+      })),
+      ...[...submodules].map(([path, id]) => ({ path, bytes: entry(path, gitlink, id) })),
+    ].sort((a, b) => Buffer.compare(Buffer.from(a.path), Buffer.from(b.path)));
     const header = Buffer.alloc(12);
     header.write('DIRC', 'latin1');
     header.writeUInt32BE(2, 4);
-    header.writeUInt32BE(files.size, 8);
-    const entries = [...files]
-      .sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
-      .map(([path, text]) => {
-        const name = Buffer.from(path);
-        const entry = Buffer.alloc(Math.ceil((62 + name.length + 1) / 8) * 8);
-        const info = lstatSync(join(this.folder, path), { bigint: true });
-        const numbers = [
-          info.ctimeNs / 1_000_000_000n,
-          info.ctimeNs % 1_000_000_000n,
-          info.mtimeNs / 1_000_000_000n,
-          info.mtimeNs % 1_000_000_000n,
-          info.dev,
-          info.ino,
-          0o100644n,
-          info.uid,
-          info.gid,
-          info.size,
-        ];
-        for (const [index, number] of numbers.entries())
-          entry.writeUInt32BE(Number(number & 0xffffffffn), index * 4);
-        Buffer.from(idOf('blob', Buffer.from(text)), 'hex').copy(entry, 40);
-        entry.writeUInt16BE(name.length, 60);
-        name.copy(entry, 62);
-        return entry;
-      });
-    const body = Buffer.concat([header, ...entries]);
+    header.writeUInt32BE(entries.length, 8);
+    const body = Buffer.concat([header, ...entries.map(({ bytes }) => bytes)]);
     return Buffer.concat([body, createHash('sha1').update(body).digest()]);
   }
 

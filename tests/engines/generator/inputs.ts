@@ -24,7 +24,7 @@ interface Request {
   readonly moment: number;
 }
 
-const names = ['a', 'b', 'c', 'd', 'e', 'nixpkgs', 'flake-utils', 'a_2', 'b_2', 'root', 'x-y', 'B'];
+const names = ['a', 'b', 'c', 'd', 'e', 'nixpkgs', 'flake-utils', 'a_2', 'b_2', 'root', 'x-y', 'B', 'a.b'];
 
 /** Some that do not lead anywhere are among them, but few: a world of refusals would prove little. */
 export function generateInputs(request: Request): Inputs {
@@ -37,6 +37,16 @@ export function generateInputs(request: Request): Inputs {
     if (relatives.length > 0 && random.chance(0.35)) {
       const { url, to } = random.pick(relatives);
       inputs[name] = { url, ...(random.chance(0.1) && { flake: false }), ...(to !== undefined && { to }) };
+    } else if (random.chance(0.06)) {
+      const [id, to] = random.pick([...world.known]);
+      if (targets.some(({ index }) => index === to)) {
+        const known = {
+          ...random.pick([{ url: id }, { url: `flake:${id}` }, { attributes: { type: 'indirect', id } }]),
+          to,
+        };
+        if (random.chance(0.3)) inputs[id] = { to };
+        else inputs[name] = known;
+      }
     } else if (random.chance(0.08)) {
       inputs[name] = { ...referenceTo({ place: random.pick(world.data), dir: '' }, random), flake: false };
     } else if (targets.length > 0) {
@@ -165,20 +175,26 @@ export function referenceTo(
   random: Random,
   moment = 0,
 ): Pick<InputSpec, 'url' | 'attributes'> {
-  if (!place.repository) {
-    if (random.chance(0.2))
-      return { attributes: { type: 'path', path: place.folder, ...(dir !== '' && { dir }) } };
-    return { url: `path:${place.folder}${query(dir === '' ? {} : { dir })}` };
+  const inFolder: Record<string, string> = dir === '' ? {} : { dir };
+  if (place.kind === 'folder') {
+    if (random.chance(0.2)) return { attributes: { type: 'path', path: place.folder, ...inFolder } };
+    const url = `path:${place.folder}${random.chance(0.05) ? '/' : ''}${query(inFolder)}`;
+    return { url: random.chance(0.1) ? url.slice('path:'.length) : url };
+  }
+  if (place.kind === 'archive') {
+    const url = `file://${place.folder}`;
+    if (random.chance(0.2)) return { attributes: { type: 'tarball', url, ...inFolder } };
+    return { url: `${random.chance(0.4) ? 'tarball+' : ''}${url}${query(inFolder)}` };
   }
   const known = place.moments[Math.min(moment, place.moments.length - 1)];
-  const parameters: Record<string, string | boolean> = dir === '' ? {} : { dir };
+  const parameters: Record<string, string | boolean> = { ...inFolder };
   const kind = random.weighted({
     none: 10,
     main: 3,
     dev: 2,
     tag: 2,
     annotated: 1,
-    shortTag: 0,
+    shortTag: 0.15,
     rev: known ? 2 : 0,
     refAndRev: known ? 1 : 0,
     missing: 0.03,
@@ -194,12 +210,12 @@ export function referenceTo(
   else if (kind === 'refAndRev') Object.assign(parameters, { ref: 'main', rev: rev() });
   for (const [flag, probability] of [
     ['shallow', 0.06],
-    ['submodules', 0],
+    ['submodules', 0.05],
     ['allRefs', 0.02],
-    ['exportIgnore', 0],
+    ['exportIgnore', 0.02],
   ] as const)
     if (random.chance(probability)) parameters[flag] = true;
-  const url = `file://${place.folder}`;
+  const url = `file://${random.chance(0.03) ? place.folder.replace(/\/(?=[^/]*$)/, random.pick(['//', '/./'])) : place.folder}${random.chance(0.03) ? '/' : ''}`;
   if (random.chance(0.2)) return { attributes: { type: 'git', url, ...parameters } };
   return { url: `git+${url}${query(parameters)}` };
 }

@@ -19,6 +19,8 @@ export interface FlakeSpec {
   readonly inputs: Inputs;
   /** Names in `outputs = { self, … }:`; undefined for `outputs = _:`. */
   readonly formals?: readonly string[];
+  /** `inputs.self`: how the flake's own source is to be fetched. */
+  readonly self?: Readonly<Record<string, boolean>>;
   /** Chooses between the ways to write the same thing. */
   readonly style: string;
   /** So that equal flakes in two places, or at two times, are not equal bytes. */
@@ -30,6 +32,8 @@ export function printFlake(spec: FlakeSpec): string {
   const random = new Random(spec.style);
   const lines = [`  description = ${text(spec.description)};`];
   const dotted = random.chance(0.5);
+  for (const [name, value] of Object.entries(spec.self ?? {}))
+    if (dotted) lines.push(`  inputs.self.${name} = ${value};`);
   const inputs = Object.entries(spec.inputs).map(([name, input]) => ({
     name: attribute(name),
     lines: inputLines(input, random),

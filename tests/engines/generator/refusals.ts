@@ -32,6 +32,16 @@ const refusals: readonly Refusal[] = [
     nix: /(couldn't find remote ref|could not (find|resolve) .*ref|revspec '.*' not found|resolving Git reference)/,
     flk: ['FLK_GIT_REF_MISSING'],
   },
+  {
+    kind: 'no name of an input',
+    nix: /invalid flake input attribute path element/,
+    flk: ['FLK_MANIFEST_INVALID', 'FLK_USAGE'],
+  },
+  {
+    kind: 'a changed working tree',
+    nix: /Not writing lock file of flake .* because it has an unlocked input/,
+    flk: ['FLK_LOCK_UNLOCKED_INPUT'],
+  },
   { kind: 'lock unreadable', nix: /(Could not parse|missing in lock file)/, flk: ['FLK_LOCK_INVALID'] },
   { kind: 'lock of a later version', nix: /has unsupported version/, flk: ['FLK_LOCK_INVALID'] },
   { kind: 'lock names a missing node', nix: /lock file references missing node/, flk: ['FLK_LOCK_INVALID'] },

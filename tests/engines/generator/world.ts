@@ -4,6 +4,8 @@
  */
 import { mkdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { dirname, join, posix } from 'node:path';
+import { gzipSync } from 'node:zlib';
+import { tarOf } from '../../support/archives.ts';
 import { type Files, GitRepository } from './git-repository.ts';
 import { generateInputs, type Target } from './inputs.ts';
 import { damagedLock } from './locks.ts';
@@ -18,12 +20,16 @@ export interface Moment {
   readonly refs: ReadonlyMap<string, string>;
   /** Every revision of `main` until now, oldest first. */
   readonly revs: readonly string[];
+  /** When it was made: seconds since 1970. */
+  readonly time: number;
+  readonly submodules?: ReadonlyMap<string, string>;
 }
 
 export interface Place {
   readonly name: string;
+  readonly kind: 'repository' | 'folder' | 'archive';
+  /** The archive itself, where it is one. */
   readonly folder: string;
-  /** Undefined for a plain folder. */
   readonly repository: GitRepository | undefined;
   /** Folders that hold flakes; empty where there are only files. */
   readonly dirs: readonly string[];
@@ -42,6 +48,8 @@ export type LockFiles = (files: Files, dir: string) => Promise<string | undefine
 export interface WorldOptions {
   readonly seed: string;
   readonly folder: string;
+  /** Where the registry's file is to be. */
+  readonly registry: string;
   readonly lockFiles: LockFiles;
   readonly moments?: number;
 }
@@ -57,10 +65,13 @@ export class World {
   /** Places without a flake. */
   readonly data: readonly Place[];
   readonly moments: number;
+  /** What the registry knows: name → the index of a flake. */
+  readonly known = new Map<string, number>();
   readonly #random: Random;
   readonly #lockFiles: LockFiles;
   /** Place → moment. */
   readonly #now = new Map<Place, number>();
+  readonly #changed = new Set<Place>();
   #clock = start;
 
   private constructor({ seed, folder, lockFiles, moments = 4 }: WorldOptions) {
@@ -80,19 +91,31 @@ export class World {
     this.data = [this.#files('data', true), this.#files('plain', false)];
     this.places = [...places, ...this.data];
     this.flakes = flakes;
+    // Nix forgets a registry's `dir`, or gives it to others, where the repository is asked for directly too.
+    const whole = flakes.filter(({ dir }) => dir === '');
+    for (let i = 0; i < 3; i++) this.known.set(`known-${i}`, this.#random.pick(whole).index);
   }
 
   static async build(options: WorldOptions): Promise<World> {
     const world = new World(options);
+    writeFileSync(options.registry, world.#registry);
     world.#found();
     await world.#lockSome();
     for (let moment = 1; moment < world.moments; moment++) await world.#evolve(moment);
     return world;
   }
 
-  /** Puts every place where it was at its moment. */
-  moveTo(moments: ReadonlyMap<string, number>): void {
-    for (const place of this.places) this.#move(place, moments.get(place.name) ?? 0);
+  /** Puts every place where it was at its moment; those that are `changed` have a change that is not committed. */
+  moveTo(moments: ReadonlyMap<string, number>, changed: readonly string[] = []): void {
+    for (const place of this.places) {
+      this.#move(place, moments.get(place.name) ?? 0, this.#changed.delete(place));
+      const { repository, moments: all } = place;
+      const { files } = all[moments.get(place.name) ?? 0]!;
+      if (!repository || repository.bare || !changed.includes(place.name)) continue;
+      const [path, text] = [...files].find(([name]) => name === 'flake.nix') ?? [...files][0]!;
+      repository.change(path, `${text}# changed\n`);
+      this.#changed.add(place);
+    }
   }
 
   /** What the flake says at a moment. */
@@ -100,16 +123,32 @@ export class World {
     return flake.place.moments[Math.min(moment, flake.place.moments.length - 1)]!.specs.get(flake.dir)!;
   }
 
+  /** The registry's file: names of flakes in repositories and folders, as they are at any time. */
+  get #registry(): string {
+    const flakes = [...this.known].map(([id, index]) => {
+      const { place } = this.flakes[index]!;
+      const to =
+        place.kind === 'repository'
+          ? { type: 'git', url: `file://${place.folder}` }
+          : place.kind === 'folder'
+            ? { type: 'path', path: place.folder }
+            : { type: 'tarball', url: `file://${place.folder}` };
+      return { from: { type: 'indirect', id }, to };
+    });
+    return `${JSON.stringify({ flakes, version: 2 }, null, 2)}\n`;
+  }
+
   #place(index: number, flakes: number): Place {
-    const isFolder = this.#random.chance(0.15);
-    const bare = !isFolder && this.#random.chance(0.15);
-    const name = `${isFolder ? 'folder' : bare ? 'bare' : 'repo'}${index}`;
+    const kind = this.#random.weighted({ repository: 65, bare: 13, folder: 15, archive: 7 });
+    const name = `${kind}${index}${kind === 'archive' ? '.tar.gz' : ''}`;
     const folder = join(this.folder, name);
     const others = this.#random.some(dirNames, flakes - 1);
+    const isRepository = kind === 'repository' || kind === 'bare';
     return {
       name,
+      kind: kind === 'bare' ? 'repository' : kind,
       folder,
-      repository: isFolder ? undefined : new GitRepository(folder, bare),
+      repository: isRepository ? new GitRepository(folder, kind === 'bare') : undefined,
       dirs: ['', ...others],
       moments: [],
     };
@@ -119,6 +158,7 @@ export class World {
     const folder = join(this.folder, name);
     return {
       name,
+      kind: git ? 'repository' : 'folder',
       folder,
       repository: git ? new GitRepository(folder, false) : undefined,
       dirs: [],
@@ -149,7 +189,7 @@ export class World {
     const { files, specs } = from.place.moments[0]!;
     const old = specs.get(from.dir)!;
     const back: InputSpec = {
-      url: to.place.repository ? `git+file://${to.place.folder}` : `path:${to.place.folder}`,
+      url: to.place.kind === 'repository' ? `git+file://${to.place.folder}` : `path:${to.place.folder}`,
       to: to.index,
     };
     const spec = { ...old, inputs: { ...old.inputs, back } };
@@ -226,6 +266,7 @@ export class World {
     return {
       inputs,
       ...this.#formals(inputs),
+      ...(random.chance(0.02) && { self: { submodules: random.chance(0.7) } }),
       style: `${flake.index} ${moment} ${random.below(1000)}`,
       description: `flake ${flake.index} at ${moment}`,
     };
@@ -235,7 +276,13 @@ export class World {
     const random = this.#random;
     if (!random.chance(0.3)) return {};
     const plain = Object.keys(inputs).filter((name) => /^[A-Za-z_][\w'-]*$/.test(name));
-    return { formals: [...plain, ...(random.chance(0.03) ? ['implied'] : [])] };
+    return {
+      formals: [
+        ...plain,
+        ...(random.chance(0.03) ? ['implied'] : []),
+        ...(random.chance(0.08) ? ['known-1'] : []),
+      ],
+    };
   }
 
   #record(place: Place, moment: number, files: Files, specs: ReadonlyMap<string, FlakeSpec>): void {
@@ -246,23 +293,40 @@ export class World {
     while (place.moments.length < moment && last) place.moments.push(last);
     const { repository } = place;
     if (!repository) {
-      place.moments.push({ files, specs, refs: new Map(), revs: [String(time)] });
+      place.moments.push({ files, specs, refs: new Map(), revs: [], time });
       this.#move(place, moment, true);
       return;
     }
-    const main = repository.commit(files, { parent: last?.refs.get('refs/heads/main'), time });
+    const submodules = this.#submodulesOf(place, last);
+    if (submodules.size > 0) files = new Map([...files, ['.gitmodules', this.#gitmodules]]);
+    const main = repository.commit(files, { parent: last?.refs.get('refs/heads/main'), time, submodules });
     const refs = new Map(last?.refs).set('refs/heads/main', main);
     if (!last || this.#random.chance(0.5)) {
       const dev = repository.commit(new Map([...files, ['NEWS', `dev ${time}\n`]]), {
         parent: main,
         time: time + 60,
+        submodules,
       });
       refs.set('refs/heads/dev', dev);
       if (!last || this.#random.chance(0.2)) refs.set('refs/tags/v1', main);
       refs.set('refs/tags/v2', repository.annotatedTag('v2', dev, time + 90));
     }
-    place.moments.push({ files, specs, refs, revs: [...(last?.revs ?? []), main] });
+    place.moments.push({ files, specs, refs, revs: [...(last?.revs ?? []), main], time, submodules });
     this.#move(place, moment, true);
+  }
+
+  get #gitmodules(): string {
+    return `[submodule "mod"]\n\tpath = mod\n\turl = file://${this.data[0]!.folder}\n`;
+  }
+
+  /**
+   * Some hold the repository of plain files, at the revision of that moment. Only those without a working tree: of one whose
+   * submodules are not checked out Nix makes another hash than of its commit.
+   */
+  #submodulesOf(place: Place, last: Moment | undefined): ReadonlyMap<string, string> {
+    const rev = this.data[0]?.moments.at(-1)?.revs.at(-1);
+    const has = last ? (last.submodules?.size ?? 0) > 0 : this.#random.chance(0.4);
+    return has && rev !== undefined && place.repository?.bare ? new Map([['mod', rev]]) : new Map();
   }
 
   #keep(place: Place, moment: number): void {
@@ -276,18 +340,27 @@ export class World {
     const from = now === undefined ? undefined : place.moments[now];
     this.#now.set(place, moment);
     if (place.repository) {
-      place.repository.moveTo(to.refs, to.files);
+      place.repository.moveTo(to.refs, to.files, to.submodules);
+      return;
+    }
+    if (place.kind === 'archive') {
+      const entries = [...to.files].map(([path, contents]) => ({
+        path: `top/${path}`,
+        contents,
+        modified: to.time,
+      }));
+      writeFileSync(place.folder, gzipSync(tarOf(...entries)));
       return;
     }
     for (const path of from?.files.keys() ?? [])
       if (!to.files.has(path)) rmSync(join(place.folder, path), { force: true });
     writeFiles(place.folder, to.files);
     // The date of a folder is that of its newest entry.
-    const time = Number(to.revs[0]);
     const folders = new Set<string>(['.']);
     for (const path of to.files.keys())
       for (let up = dirname(path); up !== '.'; up = dirname(up)) folders.add(up);
-    for (const path of [...to.files.keys(), ...folders]) utimesSync(join(place.folder, path), time, time);
+    for (const path of [...to.files.keys(), ...folders])
+      utimesSync(join(place.folder, path), to.time, to.time);
   }
 
   #in(place: Place): Flake[] {
