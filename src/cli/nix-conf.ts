@@ -37,10 +37,11 @@ function nixConfFiles(env: NodeJS.ProcessEnv, home: string): string[] {
   const system = join(env.NIX_CONF_DIR || '/etc/nix', 'nix.conf');
   if (env.NIX_USER_CONF_FILES !== undefined)
     return [system, ...env.NIX_USER_CONF_FILES.split(':').filter(isAbsolute).reverse()];
-  const own =
-    env.XDG_CONFIG_HOME && isAbsolute(env.XDG_CONFIG_HOME) ? env.XDG_CONFIG_HOME : join(home, '.config');
-  const folders = [own, ...(env.XDG_CONFIG_DIRS || '/etc/xdg').split(':').filter(isAbsolute)];
-  return [system, ...folders.reverse().map((folder) => join(folder, 'nix/nix.conf'))];
+  const xdg = env.XDG_CONFIG_HOME;
+  const own = env.NIX_CONFIG_HOME || join(xdg && isAbsolute(xdg) ? xdg : join(home, '.config'), 'nix');
+  const shared = (env.XDG_CONFIG_DIRS || '/etc/xdg').split(':').filter(isAbsolute);
+  const folders = [own, ...shared.map((folder) => join(folder, 'nix'))];
+  return [system, ...folders.reverse().map((folder) => join(folder, 'nix.conf'))];
 }
 
 /** Undefined also for a file that is not ours to read: Nix goes on without it, too. */

@@ -38,7 +38,7 @@ export interface ArchiveAnswer {
   readonly tree: SourceTree;
   /** Of the newest entry, in seconds since 1970; 0 where none has a time, and for a single file. */
   readonly lastModified: number;
-  /** After redirects. */
+  /** After redirects, without its query. */
   readonly url: URL;
   /** Where the server says that exactly these bytes stay: `Link: <URL>; rel="immutable"`. */
   readonly immutableUrl?: string;
@@ -172,7 +172,8 @@ export class ArchiveSource {
     const answer: KeptAnswer = {
       narHash: tree.narHash,
       lastModified,
-      url: url.href,
+      // Where a forge sends us for a private archive, the query lets anybody in who knows it.
+      url: url.origin + url.pathname,
       ...(immutableUrl === undefined ? {} : { immutableUrl }),
       ...(headers.etag === undefined ? {} : { etag: headers.etag }),
       ...(headers['last-modified'] === undefined ? {} : { modifiedSince: headers['last-modified'] }),

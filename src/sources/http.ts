@@ -198,18 +198,14 @@ function withHeaders(request: HttpRequest, headers: Readonly<Record<string, stri
 }
 
 function trusting(caFiles: readonly string[]): SecureContext {
-  const certificates = caFiles.map((path) => {
+  const ca = caFiles.map((path) => {
     try {
       return readFileSync(path);
     } catch (cause) {
       throw new FlkError('FLK_FILE_UNREADABLE', `cannot read the certificates in ${path}`, { cause });
     }
   });
-  try {
-    return createSecureContext({ ca: certificates });
-  } catch (cause) {
-    throw new FlkError('FLK_FILE_UNREADABLE', `${caFiles.join(' or ')} holds no certificates`, { cause });
-  }
+  return createSecureContext({ ca });
 }
 
 class TimeoutError extends Error {}
@@ -277,6 +273,9 @@ export function statusError(url: URL, response: Pick<HttpResponse, 'status' | 'h
 const isSpent = (headers: IncomingHttpHeaders): boolean =>
   headers['x-ratelimit-remaining'] === '0' || headers['retry-after'] !== undefined;
 
+/** Milliseconds. */
+const longestLimit = 365 * 86_400_000;
+
 function rateLimited(url: URL, headers: IncomingHttpHeaders, facts: Record<string, string>): FlkError {
   const reset = [headers['x-ratelimit-reset'], headers['ratelimit-reset']].find(
     (value): value is string => typeof value === 'string' && /^\d{1,12}$/.test(value),
@@ -284,10 +283,11 @@ function rateLimited(url: URL, headers: IncomingHttpHeaders, facts: Record<strin
   const retryAfter =
     retryAfterOf(headers['retry-after']) ??
     (reset === undefined ? undefined : Math.max(0, Number(reset) * 1000 - Date.now()));
-  const end = Date.now() + (retryAfter ?? 0);
-  // A date that is beyond all dates is no date.
+  // Nobody limits anybody for a year: such a date is a mistake.
   const until =
-    retryAfter === undefined || end > 8e15 ? undefined : new Date(end).toISOString().replace(/\.\d+Z$/, 'Z');
+    retryAfter === undefined || retryAfter > longestLimit
+      ? undefined
+      : new Date(Date.now() + retryAfter).toISOString().replace(/\.\d+Z$/, 'Z');
   return new TransientError(
     'FLK_HTTP_RATE_LIMIT',
     `${url.host} answers no more requests ${until === undefined ? 'for now' : `until ${until}`}`,

@@ -139,6 +139,9 @@ trust-tarballs-from-git-forges = false
       allowDirty: false,
       sslCertFile: '/ca.pem',
     });
+    const other = { NIX_CONFIG_HOME: join(home, 'other'), XDG_CONFIG_DIRS: join(home, 'shared') };
+    const both = { ...files, 'shared/nix/nix.conf': 'tarball-ttl = 6\nwarn-dirty = false' };
+    expect(await read(both, other)).toMatchObject({ tarballTtl: 5, warnDirty: false });
   });
 
   it('follows include from where it stands, and !include only where there is something', async () => {

@@ -1,4 +1,6 @@
 /** The forges' answers, good and bad: nock speaks for github.com, gitlab.com and git.sr.ht. Their Git servers come first. */
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import nock from 'nock';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
@@ -326,9 +328,16 @@ describe.each(Object.entries(kinds))('%s', (type, kind) => {
     nock('https://storage.flk.example', { badheaders: ['authorization', 'private-token'] })
       .get('/x?signature=1')
       .reply(200, plain);
-    const { fetch, events } = sources({ token: kind.token });
+    const cacheFolder = temporaryFolder();
+    const { fetch, events } = sources({ token: kind.token, cacheFolder });
     expect((await fetch(kind.ref)).locked).toEqual(locked);
     expect(JSON.stringify(events)).not.toContain('secret');
+    const kept = readdirSync(cacheFolder, { recursive: true, withFileTypes: true });
+    const texts = kept.map((entry) =>
+      entry.isFile() ? readFileSync(join(entry.parentPath, entry.name), 'latin1') : '',
+    );
+    expect(texts.filter((text) => text !== '').length).toBeGreaterThan(2);
+    expect(texts.join() + kept.map(({ name }) => name).join()).not.toMatch(/secret|signature/);
   });
 
   it('says so where it refuses the token, and does not tell it', async () => {
