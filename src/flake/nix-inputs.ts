@@ -54,6 +54,9 @@ type Wanted = keyof typeof examples;
 /** Inputs within inputs; each level is an override of one flake further away. */
 const maxLevels = 100;
 
+/** All levels together: with variables a small text can name the same inputs again and again. */
+const maxInputs = 10_000;
+
 /** Throws FLK_MANIFEST_INVALID with every fault as a diagnostic. */
 export function parseFlakeNix(file: SourceFile): NixFlake {
   const findings = new Findings(file);
@@ -96,6 +99,7 @@ function invalid(findings: Findings): FlkError {
 
 class FlakeNixReader {
   readonly #findings: Findings;
+  #inputCount = 0;
 
   constructor(findings: Findings) {
     this.#findings = findings;
@@ -177,7 +181,7 @@ class FlakeNixReader {
   #inputs(set: PlainSet, what: string, level: number): Map<string, InputDeclaration> {
     const inputs = new Map<string, InputDeclaration>();
     for (const [name, field] of attributesOf(set)) {
-      if (this.#findings.full) break;
+      if (this.#findings.full || this.#inputCount > maxInputs) break;
       if (name === 'self') {
         if (level > 1)
           this.#findings.add(
@@ -194,6 +198,10 @@ class FlakeNixReader {
   }
 
   #input(name: string, field: Field, what: string, level: number): InputDeclaration | undefined {
+    if (++this.#inputCount > maxInputs) {
+      this.#findings.add(field.key, `the flake declares more than ${maxInputs} inputs`, 'remove some');
+      return undefined;
+    }
     if (level > maxLevels) {
       this.#findings.add(field.key, `inputs are nested more than ${maxLevels} deep`, 'remove some levels');
       return undefined;
@@ -305,7 +313,11 @@ class FlakeNixReader {
     if (value.kind === 'string' || value.kind === 'bool') return value.value;
     if (value.kind === 'int') {
       if (value.value <= BigInt(Number.MAX_SAFE_INTEGER)) return Number(value.value);
-      this.#findings.add(field.range, `${what} is too large a number`);
+      this.#findings.add(
+        field.range,
+        `${what} is too large a number`,
+        `write at most ${Number.MAX_SAFE_INTEGER}`,
+      );
       return undefined;
     }
     return this.#wanted(field, what, 'a string, a number, true or false');

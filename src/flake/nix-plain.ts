@@ -85,7 +85,7 @@ function bound(name: string, binding: Binding, attrs: AttrsExpr, scope: Scope | 
 }
 
 /** From one variable to the next; more than anyone writes. */
-const maxHops = 100;
+const maxHops = 20;
 
 /** Where a binding's value comes from: an expression, or with `name` a variable. */
 interface ValueSource {
