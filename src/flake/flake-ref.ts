@@ -289,6 +289,11 @@ export function isRelativePath(ref: FlakeRef): ref is PathRef {
   return ref.type === 'path' && !ref.path.startsWith('/');
 }
 
+/** A repository, with branches, tags and revisions. */
+export function isRepository(ref: FlakeRef): ref is GitRef | ForgeRef {
+  return ref.type === 'git' || isForge(ref.type);
+}
+
 /** Says exactly which bytes are meant: a repository by its revision, everything else by its hash. */
 export function isLocked(ref: FlakeRef): boolean {
   switch (ref.type) {

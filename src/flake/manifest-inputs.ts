@@ -2,7 +2,13 @@
 import validRange from 'semver/ranges/valid.js';
 import type { Findings } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
-import { type FlakeRef, parseFlakeRef, refFromAttributes, refToAttributes } from './flake-ref.ts';
+import {
+  type FlakeRef,
+  isRepository,
+  parseFlakeRef,
+  refFromAttributes,
+  refToAttributes,
+} from './flake-ref.ts';
 import type { InputDeclaration } from './manifest-model.ts';
 import { entriesOf, flagOf, itemsOf, type Located, type LocatedEntry, textOf } from './manifest-yaml.ts';
 import { type InputPath, inputNamePattern } from './package-ref.ts';
@@ -43,6 +49,8 @@ const attributeKeys = [
   'narHash',
   'lastModified',
   'revCount',
+  'name',
+  'unpack',
 ] as const;
 
 const notYet = ['minAge', 'patches', 'mirrors'];
@@ -160,10 +168,10 @@ function readVersion(
     findings.add(entry.value.range, `"${version}" is not a semver range`, 'write ^1.2, ~1.4, >=2 <4 or 1.x');
     return undefined;
   }
-  if (ref && ref.type !== 'git') {
+  if (ref && !isRepository(ref)) {
     findings.add(
       entry.key,
-      `version chooses among a Git repository’s tags, and this input is a ${ref.type}`,
+      `version chooses among a repository’s tags, and this input is of type ${ref.type}`,
       'remove version',
     );
   } else if (ref?.ref !== undefined || ref?.rev !== undefined) {

@@ -9,6 +9,7 @@ import {
   parseFlakeRef,
   printFlakeRef,
   refFromAttributes,
+  refKey,
   refToAttributes,
   sameRef,
   splitFragment,
@@ -162,6 +163,8 @@ describe('the string form', () => {
     ['a.b/c', 'write ./a.b/c for a folder'],
     ['github://host/a/b', 'write github:OWNER/REPO?host=HOST'],
     ['nixpkgs/a/b', 'write a / within a ref as %2F'],
+    ['github:owner', 'write github:OWNER/REPO, or github:OWNER/REPO/REF'],
+    ['flake:a.b', 'write flake:ID, flake:ID/REF or flake:ID/REF/REV'],
   ])('knows what %s should have been', (text, hint) => {
     expect(() => parseFlakeRef(text)).toThrow(expect.objectContaining({ code: 'FLK_REF_INVALID', hint }));
   });
@@ -220,8 +223,57 @@ describe('the string form', () => {
     expect(codeOf(() => parseFlakeRef(text))).toBe('FLK_REF_INVALID');
   });
 
+  it('takes a plain URL for an archive where a flake is wanted, else by its ending', () => {
+    const typeOf = (text: string, flake: boolean) => parseFlakeRef(text, { flake }).type;
+    expect(typeOf('https://h/x', true)).toBe('tarball');
+    expect(typeOf('https://h/x', false)).toBe('file');
+    for (const ending of ['zip', 'tar', 'tgz', 'tar.gz', 'tar.xz', 'tar.bz2', 'tar.zst'])
+      expect(typeOf(`https://h/x.${ending}?a=b`, false)).toBe('tarball');
+    expect(typeOf('https://h/x.tar.lz', false)).toBe('file');
+    expect(typeOf('file+https://h/x.tar', true)).toBe('file');
+    expect(typeOf('tarball+https://h/x', false)).toBe('tarball');
+  });
+
+  it.each([
+    'github:a/b?host=h/../x',
+    'github:a/b?host=evil.org:80',
+    'github:a/b?host=u@h',
+    'github:a/b?host=-h',
+    'github:a/b?host=',
+    'github:../b',
+    'github:a/..%2F..%2Fb',
+    'github:a/b%3Fc',
+    'github:-a/b',
+    'github:a%2Fc/b',
+    'gitlab:a%2F../b',
+    'github:a/b/..',
+    'github:a/b/-x',
+    `github:a/b/x?rev=${rev}`,
+    'github:a/b/x?ref=y',
+    'github:a',
+    'github:a/b?dir=../x',
+    'flake:a/b/c',
+    'flake:',
+    'tarball+ftp://h/x',
+    'tarball:x',
+    'file+ssh://h/x',
+    'https:///x',
+    'https:x.tar.gz',
+    'file://h/x.tar',
+    'file:x.tar',
+    'path+https://h/x',
+    'https://h/x.tar?rev=abc',
+    'https://h/x.tar?revCount=1234567890123456',
+    'github:a/b?narHash=sha256-x',
+  ])('%s is refused, too', (text) => {
+    expect(codeOf(() => parseFlakeRef(text))).toMatch(/^FLK_(REF|HASH)_INVALID$/);
+  });
+
   it.each([
     'git+https://u:sEcret@h:8080/x',
+    'https://u:sEcret@h/x.tar.gz',
+    'tarball+https://sEcret@h/x',
+    'file+http://sEcret@h/x',
     'git+https://sEcret@h/x',
     'git+http://sEcret@h/x',
     'git+ssh://u:sEcret@h/x',
@@ -364,6 +416,80 @@ describe('the attribute form', () => {
     [undefined, 'FLK_REF_INVALID'],
   ])('%j is %s', (attributes, code) => {
     expect(codeOf(() => refFromAttributes(attributes, 'nodes.x.locked'))).toBe(code);
+  });
+
+  // Written by Nix 2.34 into flake.lock.
+  it.each([
+    { type: 'github', owner: 'o', repo: 'r', rev, narHash, lastModified: 3 },
+    {
+      type: 'gitlab',
+      owner: 'g/s',
+      repo: 'r',
+      rev,
+      narHash,
+      lastModified: 3,
+      host: 'git.example.org',
+      dir: 'sub',
+    },
+    { type: 'sourcehut', owner: '~u', repo: 'r', rev, narHash, lastModified: 3 },
+    { type: 'tarball', url: "https://h/x'.tar.gz?a=b", rev, revCount: 2, narHash, lastModified: 3 },
+    { type: 'file', url: 'file:///a/flake.nix', narHash, lastModified: 7 },
+    { type: 'path', path: '/a/', narHash, lastModified: 3 },
+    { type: 'git', url: 'https://h/x', dirtyRev: `${rev}-dirty`, dirtyShortRev: '0123456-dirty', narHash },
+    { type: 'indirect', id: 'nixpkgs', ref: 'stable', rev },
+  ])('keeps all that %j says', (attributes) => {
+    const ref = refFromAttributes(attributes, 'here');
+    expect(refToAttributes(ref)).toEqual(attributes);
+    expect(sameRef(ref, refFromAttributes({ ...attributes }, 'there'))).toBe(true);
+  });
+
+  it.each([
+    [`github:o/r/${rev}`, true],
+    ['github:o/r/main', false],
+    ['github:o/r?narHash=sha256-47DEQpj8HBSa%2B/TImW%2B5JCeuQeRkm5NMpJWZG3hSuFU%3D', false],
+    [`gitlab:o/r/${rev}`, true],
+    [`sourcehut:~o/r/${rev}`, true],
+    [`git+https://h/x?rev=${rev}`, true],
+    [`git+https://h/x?rev=${'0'.repeat(40)}`, false],
+    ['git+https://h/x?ref=main', false],
+    [`https://h/x.zip?rev=${rev}`, false],
+    ['https://h/x.zip?narHash=sha256-47DEQpj8HBSa%2B/TImW%2B5JCeuQeRkm5NMpJWZG3hSuFU%3D', true],
+    ['path:/x', false],
+    [`path:/x?rev=${rev}`, false],
+    ['path:/x?narHash=sha256-47DEQpj8HBSa%2B/TImW%2B5JCeuQeRkm5NMpJWZG3hSuFU%3D', true],
+    [`nixpkgs/${rev}`, false],
+  ])('%s is locked: %s', (text, locked) => {
+    expect(isLocked(parseFlakeRef(text))).toBe(locked);
+  });
+
+  it('has another key for each reference', () => {
+    const texts = [
+      'a',
+      'a/b',
+      'github:a/b',
+      'gitlab:a/b',
+      'github:a/b/c',
+      'github:a/b?dir=c',
+      'path:a',
+      'path:/a',
+    ];
+    const more = [
+      'https://h/a',
+      'file+https://h/a',
+      'git+https://h/a',
+      'git+https://h/a?submodules=1',
+      'path:a/',
+    ];
+    const keys = [...texts, ...more].map((text) => refKey(parseFlakeRef(text)));
+    expect(new Set(keys).size).toBe(texts.length + more.length);
+    expect(refKey({ type: 'github', repo: 'b', owner: 'a' })).toBe(refKey(parseFlakeRef('github:a/b')));
+  });
+
+  it('reads what people give to Git', () => {
+    const url = (text: string) => refToAttributes(refFromAttributes({ type: 'git', url: text }, 'here')).url;
+    expect(url('git@host:a/b.git')).toBe('ssh://git@host/a/b.git');
+    expect(url('/a b')).toBe('file:///a%20b');
+    expect(url('git+https://h/x')).toBe('https://h/x');
   });
 
   it('counts a reference with dir in its URL as the same', () => {

@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { positionOf } from '../../../src/base/diagnostics.ts';
 import { FlkError } from '../../../src/base/errors.ts';
+import { parseFlakeRef } from '../../../src/flake/flake-ref.ts';
 import {
   type BuiltPackage,
   decodeManifest,
@@ -310,7 +311,7 @@ const inputs: Faults = [
     'a range over a path',
     'inputs:\n  a: { url: path:./a, version: ^1 }\n',
     [
-      '2:23 «version» version chooses among a Git repository’s tags, and this input is a path → remove version',
+      '2:23 «version» version chooses among a repository’s tags, and this input is of type path → remove version',
     ],
   ],
   [
@@ -769,6 +770,29 @@ x-mine: [1, { a: null }]
     expect(a).toEqual(c);
     expect(b).toEqual(c);
     expect(d).toEqual({ type: 'path', path: './d' });
+  });
+
+  it.each([
+    [
+      '{ type: github, owner: o, repo: r, ref: v1, host: git.example.org }',
+      'github:o/r/v1?host=git.example.org',
+    ],
+    ['{ url: "gitlab:g%2Fs/r", ref: main, dir: sub }', 'gitlab:g%2Fs/r/main?dir=sub'],
+    ['{ type: sourcehut, owner: "~u", repo: r }', 'sourcehut:~u/r'],
+    ['{ type: indirect, id: nixpkgs, ref: stable }', 'nixpkgs/stable'],
+    ['{ url: nixpkgs, dir: lib }', 'flake:nixpkgs?dir=lib'],
+    ['{ type: tarball, url: "https://h/x" }', 'tarball+https://h/x'],
+    ['{ type: file, url: "https://h/x.zip" }', 'file+https://h/x.zip'],
+    ['https://h/x', 'tarball+https://h/x'],
+    ['{ url: "https://h/x", flake: false }', 'file+https://h/x'],
+    ['{ url: "https://h/x.zip", flake: false }', 'tarball+https://h/x.zip'],
+  ])('reads %s as %s', (text, same) => {
+    expect(read(`inputs:\n  a: ${text}\n`).inputs.get('a')?.ref).toEqual(parseFlakeRef(same));
+  });
+
+  it('looks for versions at forges, too', () => {
+    const input = read('inputs:\n  a: { url: "github:o/r", version: ^1.2 }\n').inputs.get('a');
+    expect(input).toMatchObject({ version: '^1.2', ref: { type: 'github', owner: 'o', repo: 'r' } });
   });
 
   it('repeats aliased values', () => {
