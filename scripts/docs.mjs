@@ -17,6 +17,9 @@ const introduction = `# The manifest: flake.yaml
 A flake is a folder or repository with a \`flake.yaml\`. It is YAML 1.2: one document, no directives, tags or merge keys (\`<<\`);
 anchors and aliases may be used. flk reports all faults of a manifest at once, each as \`flake.yaml:LINE:COLUMN\`.
 
+A \`flake.nix\` can be locked too. Where a dependency has both, the kind of the root's manifest decides which is read; what else it
+decides is in [locking.md](locking.md).
+
 \`\`\`yaml
 description: A greeter
 systems: [x86_64-linux, aarch64-linux]
