@@ -2,7 +2,7 @@
  * Files that Git LFS keeps outside the repository: their pointers, and a client for the batch API that brings them.
  * Source: git-lfs's docs/spec.md, docs/api/batch.md and docs/api/server-discovery.md.
  */
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -37,6 +37,8 @@ export interface LfsOptions {
   readonly folder: string;
   /** No network: what is neither here nor in a repository on this machine is FLK_OFFLINE. */
   readonly offline?: boolean | undefined;
+  /** Does one batch's work: again where it may succeed, and not too many at once. Default: just does it. */
+  readonly carry?: ((subject: string, work: () => Promise<void>) => Promise<void>) | undefined;
 }
 
 const mediaType = 'application/vnd.git-lfs+json';
@@ -55,11 +57,13 @@ export class LfsClient {
   readonly #http: HttpClient;
   readonly #folder: string;
   readonly #offline: boolean;
+  readonly #carry: (subject: string, work: () => Promise<void>) => Promise<void>;
 
   constructor(options: LfsOptions) {
     this.#http = options.http;
     this.#folder = options.folder;
     this.#offline = options.offline ?? false;
+    this.#carry = options.carry ?? ((_, work) => work());
   }
 
   /** Where an object lies once it has been brought. */
@@ -90,7 +94,9 @@ export class LfsClient {
       );
     const wanted = [...missing.values()];
     for (let at = 0; at < wanted.length; at += batchSize)
-      await this.#batch(lfsEndpoint(parsed), wanted.slice(at, at + batchSize));
+      await this.#carry(redactUrls(url), () =>
+        this.#batch(lfsEndpoint(parsed), wanted.slice(at, at + batchSize)),
+      );
   }
 
   /** What git-lfs itself has fetched into a repository on this machine. */
@@ -122,6 +128,7 @@ export class LfsClient {
     if (response.status !== 200) throw statusError(url, response);
     const answer = actionsOf(url, (await readBody(response, url, maxAnswer)).toString());
     for (const pointer of pointers) {
+      if (await this.#has(pointer)) continue;
       const action = answer.get(pointer.oid);
       if (action === undefined) throw lost(pointer, `${url.host} does not have it`);
       if (typeof action === 'string') throw lost(pointer, `${url.host} says: ${action}`);
@@ -142,6 +149,7 @@ export class LfsClient {
         url,
         // What the server gave for this address is for its host alone.
         headers: url.origin === new URL(action.href).origin ? action.header : {},
+        redirectedFrom: new URL(action.href),
       });
       const { location } = response.headers;
       if (response.status >= 300 && response.status < 400 && location !== undefined) {
@@ -165,11 +173,11 @@ export class LfsClient {
   /** Writes an object beside its place, and puts it there once it is known to be the one. */
   async #keep(pointer: LfsPointer, content: AsyncIterable<Buffer>): Promise<void> {
     const path = this.path(pointer.oid);
-    const staged = `${path}.${process.pid}`;
+    const staged = `${path}.${process.pid}.${randomBytes(4).toString('hex')}`;
     await makeFolder(join(this.#folder, pointer.oid.slice(0, 2)));
     const hash = createHash('sha256');
     let size = 0;
-    const file = await open(staged, 'w');
+    const file = await open(staged, 'wx');
     try {
       for await (const chunk of content) {
         size += chunk.length;

@@ -14,7 +14,7 @@ export interface SubmodulePlace {
   readonly rev: Rev;
 }
 
-export const maxSubmodules = 1000;
+const maxSubmodules = 1000;
 /** Submodules of submodules. */
 export const maxSubmoduleDepth = 16;
 

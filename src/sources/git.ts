@@ -132,6 +132,12 @@ export class GitSource {
         http: this.#http,
         folder: this.#cache.objects,
         offline: this.#options.offline,
+        carry: (subject, work) =>
+          this.#limit(() =>
+            span(this.#options.reporter, { type: 'fetch', subject }, () =>
+              withRetries(subject, this.#retries, work),
+            ),
+          ),
       }),
       commit: (url, submoduleRev) => this.#commit({ type: 'git', url }, submoduleRev),
       base: (url) => this.#program.originOf(url),

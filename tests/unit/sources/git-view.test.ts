@@ -4,6 +4,8 @@ import { describe, expect, it } from 'vitest';
 import type { GitRef } from '../../../src/flake/flake-ref.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import { GitSource, type GitSourceOptions } from '../../../src/sources/git.ts';
+import { LfsClient } from '../../../src/sources/git-lfs.ts';
+import { HttpClient } from '../../../src/sources/http.ts';
 import { withCode } from '../../support/errors.ts';
 import { type LfsServer, lfsServer, oidOf, pointerTo } from '../../support/lfs-server.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
@@ -173,6 +175,35 @@ describe('an LFS server that', () => {
     server.objects.set(oid, Buffer.from('content'));
     const { tree } = await source().fetch({ ...ref, lfs: true });
     expect((await tree.readFile('a.bin'))?.toString()).toBe('content');
+  });
+
+  it('is busy for a moment is asked again, and for the rest only', async () => {
+    const { source, server, repository, folder } = await rig();
+    const ref = repository({
+      '.gitattributes': '*.bin filter=lfs\n',
+      'a.bin': server.add('first'),
+      'b.bin': server.add('second'),
+    });
+    const busy = await lfsServer(folder);
+    let asked = 0;
+    busy.git.interfere = () =>
+      asked++ === 0 ? { status: 503 } : { redirect: `${server.base}/objects/${oidOf('second')}` };
+    server.answer = (id, size) =>
+      id === oidOf('second')
+        ? { oid: id, size, actions: { download: { href: `${busy.git.base}/x` } } }
+        : undefined;
+    const { tree } = await source().fetch({ ...ref, lfs: true });
+    expect((await tree.readFile('b.bin'))?.toString()).toBe('second');
+    const requests = server.log.map(({ request }) => request);
+    expect(requests.filter((request) => request.startsWith('POST'))).toHaveLength(2);
+    expect(requests.filter((request) => request.endsWith(oidOf('first')))).toHaveLength(1);
+  });
+
+  it('would be reached by ssh is refused', async () => {
+    const client = new LfsClient({ http: new HttpClient(), folder: temporaryFolder() });
+    await expect(client.bring('ssh://git@host.example/repo', [{ oid, size: 7 }])).rejects.toEqual(
+      withCode('FLK_REF_UNSUPPORTED'),
+    );
   });
 
   it('wants credentials says so', async () => {
