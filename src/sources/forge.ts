@@ -158,15 +158,25 @@ export class ForgeSource {
     return rev;
   }
 
+  /** `there` says that the Git server has the revision. */
   async #archive(at: ForgePlace, rev: Rev, there: boolean): ReturnType<ArchiveSource['fetch']> {
-    const { archives, credentials } = this.#options;
-    const known = credentials?.hasToken(`${at.host}/${at.owner}/${at.repo}`) ?? false;
-    try {
-      return await archives.fetch({
-        url: forges[at.type].archiveUrl(at, rev, known),
+    const { archiveUrl } = forges[at.type];
+    const open = archiveUrl(at, rev, false);
+    const url = archiveUrl(at, rev, this.#known(at));
+    const fetch = (from: URL): ReturnType<ArchiveSource['fetch']> =>
+      this.#options.archives.fetch({
+        url: from,
         shown: `${shown(at)}/${rev}`,
         identity: `${at.type}:${at.host}/${at.owner}/${at.repo}/${rev}`,
         kind: 'tarball',
+      });
+    try {
+      return await fetch(url).catch((error: unknown) => {
+        if (open.href === url.href || !refusalOf(error)) throw error;
+        // A token that has expired, or has asked too often, does not bar the way to what is public.
+        return fetch(open).catch(() => {
+          throw error;
+        });
       });
     } catch (error) {
       const status = statusOf(error);
@@ -174,6 +184,10 @@ export class ForgeSource {
         throw there ? this.#noArchive(at, rev, error) : await this.#revMissing(at, rev, error);
       throw refusalOf(error) ? this.#explained(at, error) : error;
     }
+  }
+
+  #known({ host, owner, repo }: ForgePlace): boolean {
+    return this.#options.credentials?.hasToken(`${host}/${owner}/${repo}`) ?? false;
   }
 
   /** Its Git server has the revision and lets us in, perhaps by git's own credentials; the forge does not. */
@@ -205,8 +219,7 @@ export class ForgeSource {
 
   /** A server's refusal in the words of the forge, and how to be let in. A forge does not tell private from missing. */
   #explained(at: ForgePlace, error: FlkError): FlkError {
-    const { credentials } = this.#options;
-    const known = credentials?.hasToken(`${at.host}/${at.owner}/${at.repo}`) ?? false;
+    const known = this.#known(at);
     const hint = known
       ? `the token for ${at.host} may have expired, or not be for this repository`
       : forges[at.type].tokenHint(at);

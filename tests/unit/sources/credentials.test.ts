@@ -40,9 +40,9 @@ const basic = (user: string, password: string): string =>
 
 describe('a token', () => {
   const tokens = {
+    'github.com/acme/tool': 'gh-tool',
     'github.com': 'gh',
     'github.com/acme': 'gh-acme',
-    'github.com/acme/tool': 'gh-tool',
     'gitlab.com': 'PAT:gl',
     'gitlab.com/group/sub': 'OAuth2:gl-sub',
     'gitlab.example.org': 'Deploy-Token:own',

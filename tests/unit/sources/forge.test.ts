@@ -7,6 +7,9 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type Event, type Notice, silent } from '../../../src/base/events.ts';
 import type { ForgeRef } from '../../../src/flake/flake-ref.ts';
 import { parseFlakeRef } from '../../../src/flake/flake-ref.ts';
+import { printLockFile } from '../../../src/flake/lock-file.ts';
+import { lock } from '../../../src/flake/locker.ts';
+import { parseManifest } from '../../../src/flake/manifest.ts';
 import { flushPacket, textPacket } from '../../../src/formats/pkt-line.ts';
 import { Credentials } from '../../../src/sources/credentials.ts';
 import { Sources, type SourcesOptions } from '../../../src/sources/source.ts';
@@ -343,6 +346,7 @@ describe.each(Object.entries(kinds))('%s', (type, kind) => {
   it('says so where it refuses the token, and does not tell it', async () => {
     gitRefs(kind.git, `${rev} HEAD`);
     get(kind.tokenArchive).reply(401);
+    if (kind.archive !== kind.tokenArchive) get(kind.archive).reply(404);
     const error = await errorOf(sources({ token: kind.token }).fetch(kind.ref));
     expect(error.code).toBe('FLK_HTTP_AUTH');
     expect(error.hint).toContain('expired');
@@ -361,8 +365,49 @@ describe.each(Object.entries(kinds))('%s', (type, kind) => {
   });
 });
 
+it.each(Object.entries(kinds))(
+  'a version of a %s repository is the newest tag in the range',
+  async (_, kind) => {
+    const text = `inputs: { tool: { url: "${kind.ref}", version: ^1.2, flake: false } }\n`;
+    const options = {
+      manifest: parseManifest({ path: 'flake.yaml', text }),
+      readManifest: parseManifest,
+      readRelative: async () => undefined,
+    };
+    gitRefs(kind.git, `${other} refs/tags/v1.2.0`, `${rev} refs/tags/v1.10.0`, `${other} refs/tags/v2.0.0`);
+    get(kind.archive).reply(200, plain);
+    const made = await lock({ ...options, source: sources().source });
+    expect(JSON.parse(printLockFile(made))).toMatchObject({
+      nodes: {
+        tool: {
+          flk: { version: '^1.2', tag: 'v1.10.0' },
+          locked: { rev, narHash: plainHash },
+          original: { repo: 'tool' },
+        },
+      },
+    });
+    expect(made.nodes.get('tool')).not.toHaveProperty('locked.ref');
+    // Nothing is asked again.
+    const again = await lock({ ...options, previous: made, source: sources().source });
+    expect(printLockFile(again)).toBe(printLockFile(made));
+  },
+);
+
 describe('github', () => {
   const { ref, git } = kinds.github;
+
+  it.each([
+    [401, {}],
+    [403, { 'x-ratelimit-remaining': '0', 'x-ratelimit-reset': '99999999999' }],
+  ])('gives its public archive where its API answers %i to a token', async (status, headers) => {
+    gitRefs(git, `${rev} HEAD`);
+    get(kinds.github.tokenArchive).reply(status, '', headers);
+    const { origin, pathname } = new URL(kinds.github.archive);
+    nock(origin, { badheaders: ['authorization'] })
+      .get(pathname)
+      .reply(200, plain);
+    expect((await sources({ token: 'ghp_secret' }).fetch(ref)).locked.narHash).toBe(plainHash);
+  });
 
   it('tells the beginning of a revision by its API', async () => {
     gitRefs(git);
