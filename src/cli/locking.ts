@@ -78,7 +78,7 @@ async function computeLock(
     context.sources(),
     context.allowDirtyLocks(),
   ]);
-  return await lock({
+  const locking = lock({
     manifest,
     source,
     readManifest: manifestReader,
@@ -89,6 +89,29 @@ async function computeLock(
     allowDirtyLocks: allowDirtyLocks || mayUseUnlocked(context),
     ...wishes,
   });
+  return await locking.catch((error: unknown) => {
+    throw withOwnHint(error, manifest);
+  });
+}
+
+/** What mends a fault depends on whose it is: the root's manifest's, or that of a flake which somebody else keeps. */
+function withOwnHint(thrown: unknown, { inputs }: FlakeManifest): unknown {
+  if (!(thrown instanceof FlkError)) return thrown;
+  const input = thrown.trail.at(-1) ?? '';
+  const { code, message, facts, trail, diagnostics } = thrown;
+  const saying = (hint: string): FlkError =>
+    new FlkError(code, message, { hint, facts, trail, diagnostics, cause: thrown });
+  switch (code) {
+    case 'FLK_GIT_REV_GONE':
+      return inputs.get(input)?.ref?.rev === undefined
+        ? thrown
+        : saying(`the manifest asks for this revision: name another one in input ${input}`);
+    case 'FLK_LOCK_INVALID':
+    case 'FLK_LOCK_CONFLICT':
+      return saying(`this lock is that flake’s own: tell its author, or take another revision of ${input}`);
+    default:
+      return thrown;
+  }
 }
 
 /** As Nix has it, locking is the one thing that cannot be done without revisions. */

@@ -1,5 +1,5 @@
 /** Nix's lock flags on a machine without Nix: what is written where, what is refused, and what the refusal says. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { type CliWorld, flakeWorld } from '../support/cli.ts';
@@ -151,6 +151,28 @@ describe('what may not change', () => {
       ['lock', '--update-input', 'a b'],
     ])
       expect((await world.flk(args)).stderr).toContain('is not the path of an input');
+  });
+});
+
+describe('a fault', () => {
+  it('is mended where it was made: in the manifest, or by somebody else', async () => {
+    const gone = flakeWorld(`inputs:\n  base: ${url('base')}?rev=${'1'.repeat(40)}\n`);
+    expect((await gone.flk(['lock'])).stderr).toContain(
+      'hint: the manifest asks for this revision: name another one in input base',
+    );
+    const theirs = join(gone.home, 'theirs');
+    mkdirSync(theirs);
+    git(theirs, 'init', '--quiet');
+    for (const [name, text] of [
+      ['flake.yaml', ''],
+      ['flake.lock', '{'],
+    ] as const)
+      writeFileSync(join(theirs, name), text);
+    git(theirs, 'add', '.');
+    git(theirs, 'commit', '--quiet', '-m', 'broken');
+    const { stderr } = await flakeWorld(`inputs:\n  lib: git+file://${theirs}\n`).flk(['lock']);
+    expect(stderr).toContain('error[FLK_LOCK_INVALID]');
+    expect(stderr).toContain('another revision of lib');
   });
 });
 

@@ -4,7 +4,7 @@ import { basename, join, relative, resolve } from 'node:path';
 import { FlkError } from '../../base/errors.ts';
 import { makeFolder, readFileIfExists, writeFileAtomic } from '../../base/files.ts';
 import { initialManifest } from '../../flake/manifest-edit.ts';
-import { findRepository, trackFile } from '../../sources/worktree.ts';
+import { findRepository, quote, trackFile } from '../../sources/worktree.ts';
 import type { Context } from '../context.ts';
 
 /** Where npm puts it; editors that speak YAML's language server then check the manifest while it is written. */
@@ -26,7 +26,7 @@ export async function runInit(context: Context): Promise<number> {
   );
   const repository = findRepository(folder);
   const tracked = repository !== undefined && (await trackFile(repository, relative(repository, path)));
-  const target = context.args[0] === undefined ? '' : ` ${context.args[0]}`;
+  const target = context.args[0] === undefined ? '' : ` ${quote(context.args[0])}`;
   context.answer({ path, tracked }, () =>
     context.flags.quiet ? '' : `wrote ${shown}; flk run${target} builds and runs it`,
   );
