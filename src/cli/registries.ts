@@ -2,13 +2,27 @@
 import { homedir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 import { FlkError } from '../base/errors.ts';
+import type { Reporter } from '../base/events.ts';
 import { type FlakeRef, parseFlakeRef } from '../flake/flake-ref.ts';
 import { FlakeRegistries } from '../sources/registry.ts';
 import { registryLoader } from '../sources/registry-files.ts';
-import type { Context } from './context.ts';
+import type { Flags } from './options.ts';
+import type { Settings } from './settings.ts';
+
+/** What of a command's context matters here. */
+interface Asking {
+  readonly env: NodeJS.ProcessEnv;
+  readonly cwd: string;
+  readonly folders: { readonly cache: string };
+  readonly flags: Pick<Flags, 'refresh' | 'no-registries' | 'override-flake'>;
+  readonly offline: boolean;
+  readonly signal: AbortSignal;
+  readonly reporter: Reporter;
+  settings(): Promise<Settings>;
+}
 
 /** Throws FLK_SETTINGS_INVALID and FLK_REF_INVALID. */
-export async function openRegistries(context: Context): Promise<FlakeRegistries> {
+export async function openRegistries(context: Asking): Promise<FlakeRegistries> {
   const settings = await context.settings();
   const { env, signal, reporter, folders, offline, flags } = context;
   const registries = new FlakeRegistries(
@@ -43,7 +57,7 @@ export function userRegistryFile(env: NodeJS.ProcessEnv): string {
 }
 
 /** A reference to be written down, where a relative path would mean something else to the next reader. */
-export function refOfEntry(context: Context, text: string): FlakeRef {
+export function refOfEntry(context: Pick<Asking, 'cwd'>, text: string): FlakeRef {
   return parseFlakeRef(text, { relativeTo: context.cwd });
 }
 
