@@ -16,7 +16,7 @@ import type {
 } from './syntax.ts';
 
 /** UTF-16 units. The largest file of the Nix package collection has a third of them. */
-export const maxTextLength = 48 * 1024 * 1024;
+const maxTextLength = 48 * 1024 * 1024;
 
 /** Brackets, and names in attribute paths, that may lie within one another. */
 export const maxNesting = 400;

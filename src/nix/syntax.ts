@@ -46,19 +46,19 @@ export interface StringExpr extends Range {
 }
 
 /** A string with `${…}` in it. */
-export interface InterpolationExpr extends Range {
+interface InterpolationExpr extends Range {
   readonly kind: 'interpolation';
   /** Never empty. Literal text is a `string`. */
   readonly parts: readonly Expr[];
 }
 
-export interface PathExpr extends Range {
+interface PathExpr extends Range {
   readonly kind: 'path';
   /** As written: `./a`, `a/b`, `/x`, `~/x`; `~` and what is relative are not resolved. */
   readonly path: string;
 }
 
-export interface InterpolatedPathExpr extends Range {
+interface InterpolatedPathExpr extends Range {
   readonly kind: 'interpolated-path';
   /** The path up to its first hole, its slash at the end included. */
   readonly head: PathExpr;
@@ -73,7 +73,7 @@ interface SearchPathExpr extends Range {
   readonly path: string;
 }
 
-export interface VariableExpr extends Range {
+interface VariableExpr extends Range {
   readonly kind: 'variable';
   readonly name: string;
 }

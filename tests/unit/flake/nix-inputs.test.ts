@@ -173,6 +173,8 @@ describe('flake.nix', () => {
 
   it('follows variables of recursive sets as far as Nix does', () => {
     expect(faultsOf('rec { description = outputs; outputs = description; }')).toHaveLength(2);
+    expect(faultsOf(flake('inputs = rec { b = a; a.url = "path:./x"; };'))).toHaveLength(1);
+    expect(read(flake('inputs = rec { a.url = "path:./x"; b = a; };')).inputs.size).toBe(2);
     const hops = Array.from({ length: 50_000 }, (_, i) => `a${i + 1} = a${i};`).join(' ');
     const text = flake(`inputs = rec { a0.url = "path:./x"; ${hops} };`);
     expect(faultsOf(text)).toHaveLength(100);
