@@ -16,7 +16,7 @@ const seed = process.env.FLK_DIFFERENTIAL_SEED ?? '1';
 const cases = Number(process.env.FLK_DIFFERENTIAL_CASES ?? 200);
 /** Where to write down what was found, beside the report. */
 const log = process.env.FLK_DIFFERENTIAL_LOG;
-const casesPerWorld = 25;
+const casesPerWorld = 30;
 /** Of how many differences of one kind the smallest case is looked for. */
 const shrunk = 2;
 

@@ -51,10 +51,10 @@ export function generateCase(world: World, seed: string): Case {
   );
   const roots = new RootFlakes(world, random, root, moments);
   const steps: Step[] = [roots.step({ lock: 'remove' })];
-  const count = 2 + random.below(4);
+  const count = 2 + random.below(2);
   for (let i = 0; i < count; i++) {
     if (random.chance(0.6)) roots.moveOn();
-    switch (random.weighted({ edit: 40, update: 35, again: 8, override: 12, recreate: 4, kept: 4 })) {
+    switch (random.weighted({ ...likely(i), again: 8, override: 12, recreate: 4, kept: 4 })) {
       case 'edit':
         roots.edit();
         steps.push(roots.step(random.chance(0.2) ? { lock: { damage: `${seed} ${i}` } } : {}));
@@ -86,6 +86,12 @@ export function generateCase(world: World, seed: string): Case {
     }
   }
   return { seed, root, steps };
+}
+
+/** After the first lock mostly an edit, and then an update. */
+function likely(index: number): { edit: number; update: number } {
+  if (index === 0) return { edit: 70, update: 10 };
+  return index === 1 ? { edit: 20, update: 60 } : { edit: 40, update: 30 };
 }
 
 /** The root's manifests as they are edited. */
