@@ -199,6 +199,18 @@ describe('an LFS server that', () => {
     expect(requests.filter((request) => request.endsWith(oidOf('first')))).toHaveLength(1);
   });
 
+  it('gives what the pointer names, but not as long as it says, is refused', async () => {
+    const { source, server, repository } = await rig();
+    server.add('content');
+    const pointer = pointerTo('content').replace('size 7', 'size 9');
+    const ref = repository({ '.gitattributes': '*.bin filter=lfs\n', 'a.bin': pointer });
+    server.answer = () => download(`${server.base}/objects/${oid}`);
+    await expect(source().fetch({ ...ref, lfs: true })).rejects.toMatchObject({
+      code: 'FLK_GIT_LFS',
+      facts: { found: '7 bytes', wanted: '9 bytes' },
+    });
+  });
+
   it('would be reached by ssh is refused', async () => {
     const client = new LfsClient({ http: new HttpClient(), folder: temporaryFolder() });
     await expect(client.bring('ssh://git@host.example/repo', [{ oid, size: 7 }])).rejects.toEqual(
