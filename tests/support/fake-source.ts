@@ -159,7 +159,7 @@ export class FakeSource implements Source {
     const commit = ref.rev ? repository.commits.get(ref.rev) : full && repository.refs.get(full);
     if (!commit)
       throw new FlkError(ref.rev ? 'FLK_GIT_REV_GONE' : 'FLK_GIT_REF_MISSING', `${where} is not there`);
-    const tree = new FakeTree(commit.files);
+    const tree = new FakeTree(ref.submodules ? { ...commit.files, 'sub/file': '' } : commit.files);
     if (ref.narHash !== undefined && ref.narHash !== tree.narHash)
       throw new FlkError('FLK_NAR_HASH_MISMATCH', `${where} has other bytes`);
     return {

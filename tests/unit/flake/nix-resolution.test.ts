@@ -5,8 +5,14 @@ import { parseFlakeRef, refToAttributes } from '../../../src/flake/flake-ref.ts'
 import { LockGraph } from '../../../src/flake/graph.ts';
 import { checkLock } from '../../../src/flake/lock-check.ts';
 import { lockChanges, printChanges } from '../../../src/flake/lock-diff.ts';
-import { type LockFile, parseLockFile, printLockFile } from '../../../src/flake/lock-file.ts';
-import { type LockOptions, lock } from '../../../src/flake/locker.ts';
+import {
+  type LockFile,
+  parseLockFile,
+  printLockFile,
+  renumbered,
+  unlockedInput,
+} from '../../../src/flake/lock-file.ts';
+import { isSameLock, type LockOptions, lock } from '../../../src/flake/locker.ts';
 import type { Source } from '../../../src/flake/source.ts';
 import { errorOf } from '../../support/errors.ts';
 import {
@@ -107,6 +113,28 @@ describe('a pin of a flake.nix root', () => {
     expect(await bench.run()).toEqual({ a: 'a@1', 'a/c': 'c@1' });
     expect(bench.source.requests).toEqual([]);
     expect(bench.node('a').flake).toBe(true);
+  });
+
+  it('goes when its reference is written in another way', async () => {
+    const bench = new Bench();
+    bench.flake('a');
+    bench.inputs = { a: git('a') };
+    await bench.run();
+    bench.flake('a');
+    expect(await bench.run()).toEqual({ a: 'a@1' });
+    bench.inputs = { a: `${git('a')}?ref=main` };
+    expect(await bench.run()).toEqual({ a: 'a@2' });
+  });
+
+  it('is trusted for all that is below: a flake there is not read again for its follows', async () => {
+    const bench = new Bench();
+    bench.flake('c');
+    bench.flake('b', { c: git('c'), f: { follows: 'c' } });
+    bench.flake('a', { b: git('b') });
+    bench.inputs = { a: git('a') };
+    await bench.run();
+    await bench.run();
+    expect(bench.source.requests).toEqual([]);
   });
 
   it('goes with everything below it when all is updated or the lock is made anew', async () => {
@@ -241,7 +269,18 @@ describe('a relative input', () => {
     expect(list).toContain("• Updated input 'a/lib/c':");
   });
 
-  it('of an override by hand has no parent, so the next lock makes it anew', async () => {
+  it('that overrides by hand has no parent', async () => {
+    const bench = new Bench();
+    bench.flake('a');
+    bench.inputs = { a: git('a') };
+    bench.files = { 'near/flake.nix': '{}' };
+    expect(await bench.run({ overrides: new Map([['a', parseFlakeRef('./near')]]) })).toEqual({
+      a: './near',
+    });
+    expect(bench.node('a').parent).toBeUndefined();
+  });
+
+  it('that is overridden by hand has no parent, so the next lock makes it anew', async () => {
     const bench = new Bench();
     bench.flake('d');
     bench.inputs = { near: './near' };
@@ -293,6 +332,26 @@ describe('dependencies', () => {
     expect(bench.node('c').flk).toEqual({ version: '^1', tag: 'v1.2.0' });
     await bench.run();
     expect(bench.source.requests).toEqual([]);
+  });
+
+  it('bring what their own locks pin', async () => {
+    const bench = new Bench();
+    bench.flake('c');
+    bench.flake('a', { c: git('c') }, await bench.ownLock({ c: git('c') }));
+    bench.flake('c');
+    bench.inputs = { a: git('a'), c: git('c') };
+    expect(await bench.run()).toEqual({ a: 'a@1', 'a/c': 'c@1', c: 'c@2' });
+  });
+
+  it('are overridden by whoever stands further out', async () => {
+    const bench = new Bench();
+    for (const name of ['c', 'd', 'e']) bench.flake(name);
+    bench.flake('b', { c: git('c') });
+    bench.flake('a', { b: { url: git('b'), inputs: { c: { url: git('d') } } } });
+    bench.inputs = { a: { url: git('a'), inputs: { b: { inputs: { c: { url: git('e') } } } } }, x: git('a') };
+    expect(await bench.run()).toMatchObject({ 'a/b/c': 'e@1', 'x/b/c': 'd@1' });
+    const overrides = new Map([['a/b/c', parseFlakeRef(git('c'))]]);
+    expect(await bench.run({ overrides })).toMatchObject({ 'a/b/c': 'c@1', 'x/b/c': 'd@1' });
   });
 
   it('may not be inputs of themselves', async () => {
@@ -400,12 +459,46 @@ describe('a working tree with changes', () => {
     expect(bench.node('a').locked).toMatchObject({ dirtyRev: expect.stringMatching(/-dirty$/) });
   });
 
+  it('without a hash is not locked at all', () => {
+    const locked = { type: 'git', url: url('a') } as const;
+    const made: LockFile = {
+      root: 'root',
+      nodes: new Map([
+        ['root', { inputs: new Map([['a', { kind: 'node', key: 'a' }]]), flake: true }],
+        ['a', { inputs: new Map(), flake: true, original: locked, locked }],
+      ]),
+    };
+    expect(unlockedInput(made, true)).toBe(locked);
+    expect(unlockedInput(made, false)).toBe(locked);
+  });
+
   it('that is locked already stays, without a word', async () => {
     const bench = new Bench();
     bench.inputs = { a: git('a') };
     await bench.run({ source: dirty, allowDirtyLocks: true });
     await bench.run({ source: dirty });
     expect(bench.node('a').locked).toHaveProperty('dirtyRev');
+  });
+});
+
+describe('two locks', () => {
+  const read = (nodes: object) =>
+    parseLockFile({ path: 'flake.lock', text: JSON.stringify({ nodes, root: 'root', version: 7 }) });
+  const locked = { type: 'git', url: url('a'), rev: '6955f5000036d0bb141d8d2167e3980f874ce177' };
+  const node = { original: { type: 'git', url: url('a') }, locked };
+
+  it('are the same whatever their nodes are called', () => {
+    const one = read({ root: { inputs: { a: 'a', b: 'b' } }, a: node, b: node });
+    const other = read({ root: { inputs: { a: 'x', b: 'a' } }, x: node, a: node });
+    expect(isSameLock(one, other)).toBe(true);
+    expect([...renumbered(other).nodes.keys()]).toEqual(['root', 'a', 'b']);
+  });
+
+  it('differ where inputs share a node', () => {
+    const one = read({ root: { inputs: { a: 'a', b: 'b' } }, a: node, b: node });
+    const shared = read({ root: { inputs: { a: 'a', b: 'a' } }, a: node });
+    expect(isSameLock(one, shared)).toBe(false);
+    expect([...renumbered(shared).nodes.keys()]).toEqual(['root', 'a']);
   });
 });
 
