@@ -4,6 +4,7 @@ import { pipeline } from 'node:stream';
 import * as zlib from 'node:zlib';
 import { FlkError } from '../../base/errors.ts';
 import { ArchiveTruncated, archiveError } from './entry.ts';
+import { ZstdWindowCheck } from './zstd-window.ts';
 
 export type Compression = 'none' | 'gzip' | 'xz' | 'zstd' | 'bzip2';
 
@@ -21,7 +22,7 @@ export function compressionOf(start: Buffer): Compression {
 /** Node has had it since 22.15; the types are those of the oldest Node that flk runs on. */
 const nativeZstd = Reflect.get(zlib, 'createZstdDecompress') as (() => Transform) | undefined;
 
-/** Throws FLK_ARCHIVE_INVALID where the stream is damaged, as ArchiveTruncated where it ends too early. Never holds more than a few windows of it. */
+/** Throws FLK_LIMIT where a zstd stream wants too much memory, FLK_ARCHIVE_INVALID where the stream is damaged, as ArchiveTruncated where it ends too early. Never holds more than a few windows of it. */
 export function decompress(source: Readable, compression: Compression): AsyncIterable<Buffer> {
   switch (compression) {
     case 'none':
@@ -89,7 +90,14 @@ async function* pushed(source: Readable, open: PushDecoder, name: Compression): 
 
 const fzstd: PushDecoder = async (emit) => {
   const { Decompress } = await import('fzstd');
-  return new Decompress((chunk) => emit(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length)));
+  const decoder = new Decompress((chunk) => emit(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length)));
+  const window = new ZstdWindowCheck();
+  return {
+    push(chunk, last) {
+      window.push(chunk);
+      decoder.push(chunk, last);
+    },
+  };
 };
 
 const bunzip2: PushDecoder = async (emit) => {

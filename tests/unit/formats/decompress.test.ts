@@ -2,6 +2,7 @@ import { Readable } from 'node:stream';
 import { describe, expect, test } from 'vitest';
 import { compressionOf, decompress } from '../../../src/formats/archives/decompress.ts';
 import { ArchiveTruncated } from '../../../src/formats/archives/entry.ts';
+import { ZstdWindowCheck } from '../../../src/formats/archives/zstd-window.ts';
 import { tarOf } from '../../support/archives.ts';
 import { compressed, pkg } from '../../support/compressed.ts';
 
@@ -25,4 +26,38 @@ describe.each(['gzip', 'xz', 'bzip2', 'zstd'] as const)('%s', (name) => {
       await expect(unpacked(bytes.subarray(0, end)), `at ${end}`).rejects.toBeInstanceOf(ArchiveTruncated);
     await expect(unpacked(bytes.subarray(0, -1))).rejects.toBeInstanceOf(ArchiveTruncated);
   });
+});
+
+describe('zstd', () => {
+  const magic = Buffer.from('28b52ffd', 'hex');
+  /** Frames whose headers ask for much, and which would give little. */
+  const greedy: [string, Buffer][] = [
+    ['a window of 3.75 TB', Buffer.concat([magic, Buffer.from('00ff010000', 'hex')])],
+    ['a window of 144 MiB', Buffer.concat([magic, Buffer.from('008901000000', 'hex')])],
+    ['its content at once', Buffer.concat([magic, Buffer.from('e0000000000001000001000000', 'hex')])],
+  ];
+  const skippable = Buffer.concat([Buffer.from('502a4d1805000000', 'hex'), Buffer.alloc(5, 0xff)]);
+
+  test.each(greedy)('does not get %s, wherever it asks', async (_, frame) => {
+    const padded = Buffer.concat([frame, Buffer.alloc(20)]);
+    const honest = await compressed.zstd();
+    for (const bytes of [padded, Buffer.concat([honest, padded]), Buffer.concat([honest, skippable, padded])])
+      await expect(checked(bytes)).rejects.toMatchObject({ code: 'FLK_LIMIT' });
+  });
+
+  test('gets what zstd -19 asks for, in several frames', async () => {
+    const honest = await compressed.zstd();
+    await checked(Buffer.concat([honest, skippable, honest]));
+    expect((await unpacked(Buffer.concat([honest, honest]))).length).toBe(
+      (await unpacked(honest)).length * 2,
+    );
+  });
+
+  /** In pieces of every size. */
+  async function checked(bytes: Buffer): Promise<void> {
+    for (let size = 1; size < 40; size += 6) {
+      const check = new ZstdWindowCheck();
+      for (let at = 0; at < bytes.length; at += size) check.push(bytes.subarray(at, at + size));
+    }
+  }
 });
