@@ -120,7 +120,8 @@ export class ForgeSource {
     try {
       const refs = await git.refs(gitRef(at), names, shown(at));
       const found = names.flatMap((name) => refs.find((known) => known.name === name) ?? [])[0];
-      if (found) return (found.peeled ?? found.id) as Rev;
+      const commit = forges[at.type].tagsMean === 'commit' ? found?.peeled : undefined;
+      if (found) return (commit ?? found.id) as Rev;
     } catch (error) {
       if (!refusalOf(error)) throw error;
       return await this.#askApi(at, ref, error);

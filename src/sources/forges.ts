@@ -17,6 +17,8 @@ export interface Forge {
   /** The host where none is named. */
   readonly host: string;
   readonly gitUrl: (at: ForgePlace) => string;
+  /** What an annotated tag is locked to: the commit that it marks, or itself, as SourceHut's list of refs has it. */
+  readonly tagsMean: 'commit' | 'tag';
   /** Where `rev` is offered as an archive; `known` says that we have a token to show. */
   readonly archiveUrl: (at: ForgePlace, rev: Rev, known: boolean) => URL;
   /** Asks the API what a ref is. `ask` gives the body of a 2xx answer. Undefined where it says that there is none. */
@@ -39,6 +41,7 @@ const configured = (host: string, token: string): string =>
 const github: Forge = {
   host: 'github.com',
   gitUrl: (at) => `https://${at.host}/${repositoryPath(at)}.git`,
+  tagsMean: 'commit',
   archiveUrl: (at, rev, known) => {
     if (at.host === github.host && !known)
       return new URL(`https://${at.host}/${repositoryPath(at)}/archive/${rev}.tar.gz`);
@@ -64,6 +67,7 @@ const githubApi = (at: ForgePlace): string =>
 const gitlab: Forge = {
   host: 'gitlab.com',
   gitUrl: (at) => `https://${at.host}/${repositoryPath(at)}.git`,
+  tagsMean: 'commit',
   archiveUrl: (at, rev) => new URL(`${gitlabApi(at)}/archive.tar.gz?sha=${rev}`),
   revision: async (at, ref, ask) => {
     const url = new URL(`${gitlabApi(at)}/commits?ref_name=${encodeURIComponent(ref)}`);
@@ -89,6 +93,7 @@ const gitlabApi = ({ host, owner, repo }: ForgePlace): string =>
 const sourcehut: Forge = {
   host: 'git.sr.ht',
   gitUrl: (at) => `https://${at.host}/${repositoryPath(at)}`,
+  tagsMean: 'tag',
   archiveUrl: (at, rev) => new URL(`${sourcehut.gitUrl(at)}/archive/${rev}.tar.gz`),
   // It has no API for this without a login: a plain Git server's two files will do.
   revision: async (at, ref, ask) => {
@@ -102,8 +107,7 @@ const sourcehut: Forge = {
     }
     const lines = (await ask(new URL(`${base}/info/refs`))).toString().split('\n');
     const refs = new Map(lines.map((line): [string, string] => [line.slice(41), line.slice(0, 40)]));
-    // An annotated tag stands there twice: as itself, and with ^{} as the commit it marks.
-    const id = names.flatMap((name) => refs.get(`${name}^{}`) ?? refs.get(name) ?? [])[0];
+    const id = names.flatMap((name) => refs.get(name) ?? [])[0];
     return id === undefined ? undefined : revIn(at, id);
   },
   repositoryIn: (url) => /^\/(~[^/]+\/[^/]+)\/archive\//.exec(url.pathname)?.[1],

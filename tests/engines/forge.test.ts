@@ -88,6 +88,7 @@ ${settings}`,
       `gitlab:acme/tool/side?host=${host}`,
       `sourcehut:~acme/data?host=${host}`,
       `sourcehut:~acme/data/side?host=${host}`,
+      `sourcehut:~acme/data/v1?host=${host}`,
     ];
     const flk = await byFlk(refs);
     expect(forge.log.filter((line) => /\/commits|\/HEAD$|\/info\/refs$/.test(line))).toEqual([]);

@@ -92,7 +92,7 @@ const kinds: Readonly<Record<ForgeRef['type'], Kind>> = {
       ...(ref === 'HEAD' ? ([['https://git.sr.ht/~acme/tool/HEAD', 'ref: refs/heads/main\n']] as const) : []),
       [
         'https://git.sr.ht/~acme/tool/info/refs',
-        `${other}\trefs/heads/maintenance\n${rev}\trefs/heads/main\n${other}\trefs/tags/v1\n${rev}\trefs/tags/v1^{}\n`,
+        `${other}\trefs/heads/maintenance\n${rev}\trefs/heads/main\n${rev}\trefs/tags/v1\n${other}\trefs/tags/v1^{}\n`,
       ],
     ],
     oddAnswers: ['<html>', 'ref: main', rev.slice(1)],
@@ -169,7 +169,6 @@ describe.each(Object.entries(kinds))('%s', (type, kind) => {
       'v1',
       [`${other} refs/heads/v10`, `${rev} refs/heads/v1`, `${other} refs/tags/v1`],
     ],
-    ['an annotated tag’s commit', 'v1', [`${other} refs/tags/v1 peeled:${rev}`]],
     ['a full name', 'refs/pull/1/head', [`${rev} refs/pull/1/head`]],
     ['half a name', 'heads/main', [`${rev} refs/heads/main`]],
     ['a name with slashes', 'a/b/c', [`${rev} refs/heads/a/b/c`]],
@@ -177,6 +176,13 @@ describe.each(Object.entries(kinds))('%s', (type, kind) => {
     gitRefs(kind.git, ...lines);
     get(kind.archive).reply(200, plain);
     expect((await sources().fetch(`${kind.ref}/${ref}`)).locked).toEqual(locked);
+  });
+
+  it('means by an annotated tag what its API does', async () => {
+    const lines = type === 'sourcehut' ? [rev, other] : [other, rev];
+    gitRefs(kind.git, `${lines[0]} refs/tags/v1 peeled:${lines[1]}`);
+    get(kind.archive).reply(200, plain);
+    expect((await sources().fetch(`${kind.ref}/v1`)).locked).toEqual(locked);
   });
 
   it('is asked nothing for a revision that is here, nor for a young answer, nor offline', async () => {
@@ -214,13 +220,16 @@ describe.each(Object.entries(kinds))('%s', (type, kind) => {
     expect(error.facts.wanted).toBe(plainHash);
   });
 
-  it.each([['HEAD'], ['main']])('asks the API what %s is where the Git server refuses', async (ref) => {
-    gitRefuses(kind.git, 403);
-    for (const [url, answer] of kind.api(ref)) get(url).reply(200, answer);
-    get(kind.archive).reply(200, plain);
-    const text = ref === 'HEAD' ? kind.ref : `${kind.ref}/${ref}`;
-    expect((await sources().fetch(text)).locked).toEqual(locked);
-  });
+  it.each([['HEAD'], ['main'], ['v1']])(
+    'asks the API what %s is where the Git server refuses',
+    async (ref) => {
+      gitRefuses(kind.git, 403);
+      for (const [url, answer] of kind.api(ref)) get(url).reply(200, answer);
+      get(kind.archive).reply(200, plain);
+      const text = ref === 'HEAD' ? kind.ref : `${kind.ref}/${ref}`;
+      expect((await sources().fetch(text)).locked).toEqual(locked);
+    },
+  );
 
   it.each(kind.oddAnswers)('does not believe an API that answers %s', async (answer) => {
     gitRefuses(kind.git, 403);
