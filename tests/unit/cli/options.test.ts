@@ -44,6 +44,13 @@ describe('parseCommandLine', () => {
         ],
       },
     ],
+    [
+      'lock --update-input a --allow-dirty --update-input=b/c',
+      [],
+      [],
+      { 'update-input': ['a', 'b/c'], 'allow-dirty': true },
+    ],
+    ['set a --ref=m --follows b=c', ['a'], [], { ref: 'm', follows: ['b=c'] }],
     ['add git+http://x/y --version ^1.2', ['git+http://x/y'], [], { version: '^1.2' }],
   ])('reads %s', (line, args, rest, flags) => {
     const result = parsed(line);
@@ -83,6 +90,7 @@ describe('parseCommandLine', () => {
     ['build --max-jobs many', "--max-jobs needs a whole number, not 'many'", 'flk --help'],
     ['build --json=yes', '--json takes no value', 'flk build --help'],
     ['lock --override-input a', '--override-input needs PATH REF', 'flk lock --help'],
+    ['lock --update-input', '--update-input needs PATH', 'flk lock --help'],
     ['lock -- x', 'flk lock takes nothing after --', 'flk lock --help'],
     ['--json', 'there is no command', 'flk --help'],
     ['-- lock', 'there is no command', 'flk --help'],
