@@ -120,7 +120,9 @@ describe('the flake at hand', () => {
     expect(error.code).toBe('FLK_MANIFEST_AMBIGUOUS');
     expect(error.hint).toContain('--manifest flake.yaml');
     for (const manifest of ['flake.yaml', 'flake.nix'] as const)
-      expect((await openLocalFlake(root, { source, reporter: silent, manifest })).manifestName).toBe(manifest);
+      expect((await openLocalFlake(root, { source, reporter: silent, manifest })).manifestName).toBe(
+        manifest,
+      );
   });
 
   test.each<[string, (folder: string) => string]>([
