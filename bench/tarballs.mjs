@@ -108,7 +108,10 @@ async function oneLarge() {
           const result = await measure(nix, ['flake', 'prefetch', '--json', url], { env, stdio: quiet });
           const { hash, storePath } = JSON.parse(result.output);
           // Writing the tree into its store is part of what Nix does each time.
-          await measure(nix, ['--delete', storePath], { env: { ...env, NIX_COMMAND: 'nix-store' } });
+          await measure(nix, ['--delete', storePath], {
+            env: { ...env, NIX_COMMAND: 'nix-store' },
+            stdio: quiet,
+          });
           return { ...result, output: hash };
         },
       }),
