@@ -9,7 +9,7 @@ import { nixAvailable, nixReason } from '../support/nix.ts';
 import { temporaryFolder } from '../support/temp.ts';
 import { Machine, Root, runCase } from './generator/both.ts';
 import { generateCase } from './generator/cases.ts';
-import { explainDifference, judge, shrink } from './generator/verdict.ts';
+import { explainDifference, hasTwoFaults, judge, shrink } from './generator/verdict.ts';
 import { World } from './generator/world.ts';
 
 const seed = process.env.FLK_DIFFERENTIAL_SEED ?? '1';
@@ -46,9 +46,13 @@ describe.skipIf(!nixAvailable())(`random worlds beside Nix, seed ${seed} ${nixRe
         for await (const compared of runCase(machine, world, given)) {
           const { same, words } = judge(compared);
           count('steps');
+          const root = new Root(machine, world, given.root);
+          if (!same && (await hasTwoFaults(root, world, compared))) {
+            count('explained: two faults');
+            continue;
+          }
           count(words);
           if (same) continue;
-          const root = new Root(machine, world, given.root);
           const smallest =
             (counts.get(words) ?? 0) <= shrunk ? await shrink(root, world, compared) : undefined;
           const text = smallest ? explainDifference(name, root, world, smallest) : `case ${name}: ${words}`;

@@ -9,7 +9,7 @@ import type { World } from './world.ts';
 export const outputLock = 'output.lock';
 
 /** Where a root flake is: at the top of a repository, in a folder of one, or in a plain folder. */
-export const rootKinds = ['repository', 'subfolder', 'folder'] as const;
+const rootKinds = ['repository', 'subfolder', 'folder'] as const;
 export type RootKind = (typeof rootKinds)[number];
 
 /** The folders of a root's tree that hold flakes, its own aside. */

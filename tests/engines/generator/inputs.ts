@@ -64,6 +64,12 @@ export function generateInputs(request: Request): Inputs {
     const inner = overrides(request, inputs, name, specOf(input), 0, specOf);
     if (Object.keys(inner).length > 0) inputs[name] = { ...input, inputs: inner };
   }
+  for (const [name, input] of Object.entries(inputs)) {
+    // A plain file, or a name for the registries.
+    if (random.chance(0.01)) inputs[name] = { flake: false };
+    else if (input.inputs && random.chance(0.02))
+      inputs[name] = { follows: followTarget(request, inputs, name, specOf), inputs: input.inputs };
+  }
   // A declared follow: of a sibling, of what a sibling has, or of the flake itself.
   const follower = free.pop();
   if (follower !== undefined && Object.keys(inputs).length > 0 && random.chance(0.3))
@@ -123,6 +129,8 @@ function overrides(
     } else if (kind === 'empty') inner[child] = { follows: '' };
     else if (kind === 'dangling') inner[child] = { follows: 'nowhere' };
     else if (kind === 'nothing') inner[child] = {};
+    // Whether an input is a flake is not for an override to say.
+    if (inner[child] && random.chance(0.05)) inner[child] = { ...inner[child], flake: false };
     // An override may override in turn.
     const made = inner[child];
     if (made?.url !== undefined && made.to !== undefined && random.chance(0.2)) {

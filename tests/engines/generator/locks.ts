@@ -2,8 +2,8 @@
 import type { Random } from './random.ts';
 
 interface Node {
-  inputs?: Record<string, string | string[]>;
-  locked?: Record<string, unknown>;
+  inputs?: Record<string, string | string[]> | undefined;
+  locked?: Record<string, unknown> | undefined;
   original?: Record<string, unknown>;
   info?: Record<string, unknown>;
   parent?: string[];
@@ -16,6 +16,7 @@ interface Lock {
   version: number;
 }
 
+/** Each as often as its number says. */
 const damages = {
   renamed: 4,
   reversed: 2,
@@ -33,6 +34,12 @@ const damages = {
   staleOriginal: 3,
   invertedFlake: 1,
   strangeFollows: 1,
+  followsNowhere: 1,
+  followsRoot: 1,
+  strangeParent: 1,
+  swappedLocked: 2,
+  swappedInputs: 2,
+  strangeAttribute: 0.5,
   missingNode: 1,
   cut: 1,
   version8: 1,
@@ -122,6 +129,29 @@ export function damagedLock(text: string, random: Random): string {
       if (inputs) inputs[random.pick(Object.keys(inputs))] = [random.pick(keys)];
       break;
     }
+    case 'followsNowhere':
+    case 'followsRoot': {
+      const { inputs } = random.pick(withInputs);
+      if (inputs) inputs[random.pick(Object.keys(inputs))] = damage === 'followsRoot' ? [] : ['nowhere', 'a'];
+      break;
+    }
+    case 'strangeParent':
+      node.parent = random.chance(0.5) ? ['nowhere'] : [random.pick(keys)];
+      break;
+    case 'swappedLocked': {
+      const other = random.pick(nodes);
+      [node.locked, other.locked] = [other.locked, node.locked];
+      break;
+    }
+    case 'swappedInputs': {
+      const other = random.pick(nodes);
+      [node.inputs, other.inputs] = [other.inputs, node.inputs];
+      if (reachesItself(lock)) return text;
+      break;
+    }
+    case 'strangeAttribute':
+      if (node.locked) node.locked.strange = 1;
+      break;
     case 'missingNode':
       delete lock.nodes[random.pick(keys)];
       break;

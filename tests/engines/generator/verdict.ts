@@ -45,6 +45,23 @@ function codeOf(outcome: Outcome): string {
   return outcome.kind === 'refused' ? outcome.code : '';
 }
 
+/**
+ * Whether the two refuse for different reasons because there are two: without one of the root's inputs both refuse for the one that
+ * flk told. What flk sees without fetching it tells first; Nix goes by the names.
+ */
+export async function hasTwoFaults(
+  root: Root,
+  world: World,
+  { step, before, byNix, byFlk }: Compared,
+): Promise<boolean> {
+  if (byNix.kind !== 'refused' || byFlk.kind !== 'refused') return false;
+  for (const smaller of smallerSteps(step)) {
+    const tried = await root.compare(world, { ...smaller, lock: 'keep' }, before);
+    if (judge(tried).same && tried.byFlk.kind === 'refused' && tried.byFlk.code === byFlk.code) return true;
+  }
+  return false;
+}
+
 /** How many times the two are run while a difference is made smaller. */
 const patience = 200;
 

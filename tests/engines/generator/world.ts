@@ -266,7 +266,7 @@ export class World {
     return {
       inputs,
       ...this.#formals(inputs),
-      ...(random.chance(0.02) && { self: { submodules: random.chance(0.7) } }),
+      ...(flake.place.repository && random.chance(0.02) && { self: { submodules: random.chance(0.7) } }),
       style: `${flake.index} ${moment} ${random.below(1000)}`,
       description: `flake ${flake.index} at ${moment}`,
     };
