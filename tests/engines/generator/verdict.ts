@@ -20,8 +20,7 @@ export function judge({ step, byNix, byFlk }: Compared): Verdict {
     if (byNix.text === byFlk.text) return { same: true, words: 'locked' };
     return { same: false, words: 'other bytes' };
   }
-  if (isGoneFolder(byFlk))
-    return { same: true, words: 'explained: a folder’s old bytes are only in Nix’s store' };
+  if (isGone(byFlk)) return { same: true, words: 'explained: old bytes are only in Nix’s store' };
   if (byNix.kind === 'locked') return { same: false, words: `only flk refuses: ${codeOf(byFlk)}` };
   const reason = refusalKind(byNix.message);
   if (byFlk.kind === 'locked') return { same: false, words: `only Nix refuses: ${reason}` };
@@ -32,12 +31,15 @@ export function judge({ step, byNix, byFlk }: Compared): Verdict {
     : { same: false, words: `Nix refuses for: ${reason}; flk for: ${byFlk.code}` };
 }
 
-/** flk keeps no copies of folders. Nix finds what was locked in its store, where it is until the garbage is collected. */
-function isGoneFolder(outcome: Outcome): boolean {
+/**
+ * A folder or an archive that is not what was locked any more, and was never here as it was. Nix finds that in its store, having
+ * made the lock in which it stands, until the garbage is collected.
+ */
+function isGone(outcome: Outcome): boolean {
   return (
     outcome.kind === 'refused' &&
     outcome.code === 'FLK_NAR_HASH_MISMATCH' &&
-    /"message": "path:\S+ is not what was locked"/.test(outcome.message)
+    /"message": "(path:\S+|file:\S+\.tar\.gz) is not what was locked"/.test(outcome.message)
   );
 }
 
