@@ -25,6 +25,8 @@ export { type LockChange, lockChanges, printChanges } from './flake/lock-diff.ts
 export { type LockFile, type LockNode, parseLockFile, printLockFile } from './flake/lock-file.ts';
 export { type LockOptions, lock } from './flake/locker.ts';
 export { type Manifest, parseManifest } from './flake/manifest.ts';
+export type { FlakeManifest } from './flake/manifest-model.ts';
+export { type NixFlake, parseFlakeNix } from './flake/nix-inputs.ts';
 export type { Fetched, Source, SourceTree, Tag } from './flake/source.ts';
 export { type LocalFlake, openLocalFlake } from './sources/local-flake.ts';
 export { Sources, type SourcesOptions } from './sources/source.ts';

@@ -12,7 +12,7 @@ import { parseYaml, plainValue } from './manifest-yaml.ts';
 import { inputNamePattern } from './package-ref.ts';
 
 /** What an input says of itself, by the manifest's own keys. */
-export interface InputKeys {
+interface InputKeys {
   readonly url?: string;
   /** Semver range. */
   readonly version?: string;

@@ -13,7 +13,6 @@ export {
   type AliasPackage,
   type BuiltPackage,
   type FetchedPackage,
-  type FlakeManifest,
   type Manifest,
   type MergedPackage,
   type PackageDeclaration,

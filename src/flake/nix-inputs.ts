@@ -23,7 +23,7 @@ import {
 import { type InputPath, inputNamePattern } from './package-ref.ts';
 
 /** A path is copied to the store by who applies the setting; as written, relative to the flake's folder. */
-export type NixSetting = string | boolean | bigint | readonly string[] | { readonly path: string };
+type NixSetting = string | boolean | bigint | readonly string[] | { readonly path: string };
 
 export interface NixFlake extends FlakeManifest {
   readonly kind: 'nix';

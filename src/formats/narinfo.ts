@@ -4,7 +4,7 @@ import { digestOf, type NarHash, toNixBase32 } from './hash.ts';
 import { baseNameOf, type StorePath } from './store-path.ts';
 
 /** How the archive in a cache is packed. */
-export type CacheCompression = 'none' | 'xz';
+type CacheCompression = 'none' | 'xz';
 
 export interface NarInfo {
   readonly path: StorePath;

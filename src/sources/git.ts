@@ -15,7 +15,7 @@ import { type CachedCommit, FetchCache, type Question } from './fetch-cache.ts';
 import { GitProgram } from './git-program.ts';
 import type { GitRemote, RemoteRef } from './git-protocol.ts';
 import { openRemote } from './git-transport.ts';
-import { HttpClient, type HttpCredentials, withRetries } from './http.ts';
+import { HttpClient, withRetries } from './http.ts';
 import { ManifestCapture } from './tree-capture.ts';
 
 export interface GitSourceOptions {
@@ -37,10 +37,8 @@ export interface GitSourceOptions {
   readonly idleTimeout?: number | undefined;
   /** Milliseconds before a failed request is tried again; more each time. */
   readonly retryDelay?: number | undefined;
-  /** What lets our own client in; the git program has its own. */
-  readonly credentials?: HttpCredentials | undefined;
-  /** A file of certificates (PEM) to trust, beside the one that git has been told of (GIT_SSL_CAINFO). */
-  readonly caFile?: string | undefined;
+  /** Where connections, certificates and credentials are shared with other sources. Default: its own, without credentials. */
+  readonly client?: HttpClient | undefined;
 }
 
 /** What a ref turned out to be. */
@@ -74,14 +72,8 @@ export class GitSource {
     const { signal, connectTimeout, idleTimeout, maxConnections = 24 } = options;
     this.#options = options;
     this.#cache = new FetchCache(options.cacheFolder);
-    this.#http = new HttpClient({
-      signal,
-      connectTimeout,
-      idleTimeout,
-      maxSockets: maxConnections,
-      caFiles: [options.caFile, process.env.GIT_SSL_CAINFO].flatMap((path) => (path ? [path] : [])),
-      credentials: options.credentials,
-    });
+    this.#http =
+      options.client ?? new HttpClient({ signal, connectTimeout, idleTimeout, maxSockets: maxConnections });
     this.#program = new GitProgram({ folder: this.#cache.repositories, signal });
     this.#limit = limiter(maxConnections);
   }

@@ -51,14 +51,15 @@ export class Sources implements Source {
   constructor(options: SourcesOptions) {
     this.#options = options;
     this.#registries = options.registries ?? new FlakeRegistries(async () => []);
-    this.#git = new GitSource(options);
-    const { signal, maxConnections, credentials, caFile } = options;
+    const { signal, maxConnections = 24, credentials, caFile } = options;
     const client = new HttpClient({
       signal,
       maxSockets: maxConnections,
       credentials,
-      caFiles: caFile === undefined ? [] : [caFile],
+      // What git has been told to trust, its archives may be signed with too.
+      caFiles: [caFile, process.env.GIT_SSL_CAINFO].flatMap((path) => (path ? [path] : [])),
     });
+    this.#git = new GitSource({ ...options, client });
     this.#archives = new ArchiveSource({
       ...options,
       client,
