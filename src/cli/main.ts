@@ -6,8 +6,9 @@ import { version } from '../base/version.ts';
 import { errorJson, renderError } from '../report/errors.ts';
 import { githubAnnotations } from '../report/github.ts';
 import type { Renderer } from '../report/renderer.ts';
+import { helpText, parseCommandLine } from './command-line.ts';
 import { Context, makeReport, paletteFor, type Stamp, type Terminal, type World } from './context.ts';
-import { type CommandName, helpText, parseCommandLine } from './options.ts';
+import type { CommandName } from './options.ts';
 
 type Run = (context: Context) => Promise<number>;
 

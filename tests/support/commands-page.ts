@@ -1,6 +1,7 @@
 /** docs/commands.md, from the table that parses the command line. */
 import { errorCodes } from '../../src/base/errors.ts';
-import { type CommandName, commands, type OptionName, options, spelling } from '../../src/cli/options.ts';
+import { spelling } from '../../src/cli/command-line.ts';
+import { type CommandName, commands, type OptionName, options } from '../../src/cli/options.ts';
 
 const intro = `# Commands
 

@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
-import { commands, type Flags, helpText, options, parseCommandLine } from '../../../src/cli/options.ts';
+import { helpText, parseCommandLine } from '../../../src/cli/command-line.ts';
+import { commands, type Flags, options } from '../../../src/cli/options.ts';
 import { thrownBy } from '../../support/errors.ts';
 
 function parsed(line: string, env: NodeJS.ProcessEnv = {}) {
