@@ -38,7 +38,7 @@ interface Place {
 /** Puts between a commit's own walk and whoever wants the view. */
 type Lens = (sink: TreeSink) => TreeSink;
 
-/** Throws as fetching does, FLK_GIT_SUBMODULE, FLK_GIT_LFS; FLK_REF_UNSUPPORTED for exportIgnore and submodules together, as Nix. */
+/** Throws as fetching does, FLK_GIT_SUBMODULE, FLK_GIT_LFS. */
 export async function openView(
   commit: CachedCommit,
   url: string,
@@ -46,11 +46,6 @@ export async function openView(
   flags: ViewFlags,
   world: ViewWorld,
 ): Promise<SourceTree> {
-  if (flags.exportIgnore && flags.submodules)
-    throw new FlkError(
-      'FLK_REF_UNSUPPORTED',
-      `${redactUrls(url)}: exportIgnore and submodules do not go together, in Nix neither`,
-    );
   const suffix = `${flags.submodules ? 's' : ''}${flags.exportIgnore ? 'e' : ''}${flags.lfs ? 'l' : ''}`;
   const maker = new LensMaker(flags, world);
   let lens: Promise<Lens> | undefined;

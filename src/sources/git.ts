@@ -317,7 +317,13 @@ function fullNames(ref: GitRef, name: string): readonly string[] {
 
 const shown = (ref: GitRef): string => redactUrls(`git+${ref.url}`);
 
-function assertSupported(ref: GitRef): void {
+/** Throws FLK_REF_INVALID, and FLK_REF_UNSUPPORTED for exportIgnore and submodules together, as Nix. */
+export function assertSupported(ref: GitRef): void {
+  if (ref.exportIgnore && ref.submodules)
+    throw new FlkError(
+      'FLK_REF_UNSUPPORTED',
+      `${shown(ref)}: exportIgnore and submodules do not go together, in Nix neither`,
+    );
   if (ref.ref !== undefined && !isRefName(ref.ref))
     throw new FlkError('FLK_REF_INVALID', `${JSON.stringify(ref.ref)} cannot be the name of a branch or tag`);
   if (ref.rev !== undefined && !/^[0-9a-f]{40}$/.test(ref.rev))

@@ -6,7 +6,7 @@ import type { Fetched, Registries, Source, Tag } from '../flake/source.ts';
 import { ArchiveSource } from './archive-source.ts';
 import type { Credentials } from './credentials.ts';
 import { ForgeSource } from './forge.ts';
-import { GitSource } from './git.ts';
+import { assertSupported, GitSource } from './git.ts';
 import { HttpClient } from './http.ts';
 import { fetchPath } from './path.ts';
 import { FlakeRegistries } from './registry.ts';
@@ -76,6 +76,7 @@ export class Sources implements Source {
   async #fetch(ref: Exclude<FlakeRef, IndirectRef>): Promise<Fetched> {
     switch (ref.type) {
       case 'git': {
+        assertSupported(ref);
         const root = workingTreeOf(ref);
         return root === undefined
           ? await this.#git.fetch(ref)

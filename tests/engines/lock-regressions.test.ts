@@ -149,6 +149,16 @@ describe.skipIf(!nixAvailable())(`rules of Nix's locker ${nixReason}`, () => {
     expect(await bench.both('lock')).toBe('no such ref');
   });
 
+  it('exportIgnore and submodules do not go together, of a working tree as of a commit', async () => {
+    const bench = new Bench();
+    bench.commit('a', { 'flake.nix': plain });
+    for (const more of ['', '&ref=main']) {
+      const url = `${bench.url('a')}?exportIgnore=1&submodules=1${more}`;
+      bench.write('root', { 'flake.nix': `{ inputs.a.url = "${url}"; outputs = _: { }; }` });
+      expect(await bench.both('lock')).toBe('flags that do not go together');
+    }
+  });
+
   it('relative inputs that are written alike, one below the other, are a circle of flakes', async () => {
     const bench = new Bench();
     mkdirSync(bench.path('root/sub/sub'), { recursive: true });

@@ -216,15 +216,13 @@ export function referenceTo(
   else if (kind === 'missing') parameters.ref = 'nowhere';
   else if (kind === 'rev') parameters.rev = rev();
   else if (kind === 'refAndRev') Object.assign(parameters, { ref: 'main', rev: rev() });
-  // Nix refuses exportIgnore beside submodules, of a working tree.
   for (const [flag, probability] of [
     ['shallow', 0.06],
     ['submodules', 0.05],
     ['allRefs', 0.02],
     ['exportIgnore', 0.02],
   ] as const)
-    if (random.chance(probability) && !(flag === 'exportIgnore' && parameters.submodules))
-      parameters[flag] = true;
+    if (random.chance(probability)) parameters[flag] = true;
   const url = `file://${random.chance(0.03) ? place.folder.replace(/\/(?=[^/]*$)/, random.pick(['//', '/./'])) : place.folder}${random.chance(0.03) ? '/' : ''}`;
   if (random.chance(0.2)) return { attributes: { type: 'git', url, ...parameters } };
   return { url: `git+${url}${query(parameters)}` };

@@ -38,6 +38,11 @@ const refusals: readonly Refusal[] = [
     flk: ['FLK_MANIFEST_INVALID', 'FLK_USAGE'],
   },
   {
+    kind: 'flags that do not go together',
+    nix: /exportIgnore and submodules are not supported together/,
+    flk: ['FLK_REF_UNSUPPORTED'],
+  },
+  {
     kind: 'a changed working tree',
     nix: /Not writing lock file of flake .* because it has an unlocked input/,
     flk: ['FLK_LOCK_UNLOCKED_INPUT'],
