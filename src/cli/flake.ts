@@ -5,6 +5,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import type { SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { version } from '../base/version.ts';
+import { linkedFile } from '../flake/flake-folder.ts';
 import { type FlakeRef, type GitRef, parseFlakeRef, printFlakeRef, type Rev } from '../flake/flake-ref.ts';
 import type { FlakeManifest, Manifest } from '../flake/manifest-model.ts';
 import type { Fetched, SourceTree } from '../flake/source.ts';
@@ -120,7 +121,7 @@ async function openLocal(
     manifestName,
     manifestFile: local.manifest,
     ...(lockText === undefined ? {} : { lockText }),
-    manifestPath: join(local.folder, manifestName),
+    manifestPath: local.manifestPath,
     lockPath,
     assertTracked: () => local.assertTracked(),
     trackLock: () => local.trackLock(),
@@ -181,14 +182,22 @@ async function openFetched(context: Context, ref: FlakeRef): Promise<Flake> {
   const wanted =
     context.flags.manifest === undefined ? manifestNames : [chosenManifest(context.flags.manifest)];
   const [lock, ...manifests] = await Promise.all([read('flake.lock'), ...wanted.map(read)]);
-  const manifestName = chooseManifest(
+  let manifestName = chooseManifest(
     wanted.filter((_, index) => manifests[index] !== undefined),
     shown,
   );
-  const manifest = manifests.find((bytes) => bytes !== undefined);
+  let manifest = manifests.find((bytes) => bytes !== undefined);
+  if (manifest === undefined) {
+    const linked = await linkedFile(
+      tree,
+      wanted.map((name) => posix.join(dir, name)),
+    );
+    manifestName = wanted.find((name) => linked && posix.basename(linked.path) === name);
+    manifest = linked?.bytes;
+  }
   if (manifestName === undefined || manifest === undefined)
     throw new FlkError('FLK_MANIFEST_MISSING', `${shown} has no ${wantedNames(context)}`, {
-      hint: 'as an input it takes flake: false',
+      hint: 'name the folder that holds it, with ?dir=',
     });
   const whole: FlakeTree = {
     tree,

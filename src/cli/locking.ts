@@ -83,6 +83,7 @@ async function computeLock(
     source,
     readManifest: manifestReader,
     readRelative: async (path) => await (await flake.tree()).tree.readFile(path),
+    walkRelative: async (sink, signal) => await (await flake.tree()).tree.walk(sink, signal),
     rootDir: flake.dir,
     reporter: context.reporter,
     // Who only uses the flake may have it with what lies here; the lock is not written then.
@@ -198,6 +199,7 @@ export async function checkStaleness(
       selfContained = false;
       return await (await flake.tree()).tree.readFile(path);
     },
+    walkRelative: async (sink, signal) => await (await flake.tree()).tree.walk(sink, signal),
     rootDir: flake.dir,
     overrides,
     cached: {

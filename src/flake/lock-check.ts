@@ -2,6 +2,7 @@
 import { compareBytes } from '../base/canonical.ts';
 import type { Diagnostic } from '../base/diagnostics.ts';
 import { type Reporter, silent } from '../base/events.ts';
+import type { Tree } from '../formats/nar.ts';
 import type { ReadManifest } from './flake-folder.ts';
 import { type FlakeRef, printFlakeRef, sameRef } from './flake-ref.ts';
 import { comparePaths, LockGraph, printInputPath } from './graph.ts';
@@ -18,6 +19,7 @@ export interface CheckOptions {
   readonly previous: LockFile | undefined;
   readonly readManifest: ReadManifest;
   readonly readRelative: (path: string) => Promise<Buffer | undefined>;
+  readonly walkRelative?: Tree['walk'];
   readonly rootDir?: string;
   readonly overrides?: ReadonlyMap<string, FlakeRef>;
   /**
@@ -65,6 +67,7 @@ export async function checkLock(options: CheckOptions): Promise<readonly StaleRe
     previous,
     readManifest: options.readManifest,
     readRelative: options.readRelative,
+    walkRelative: options.walkRelative,
     rootDir: options.rootDir ?? '',
     updates: [],
     deep: false,

@@ -4,6 +4,7 @@ import { limiter, OnceMap } from '../base/concurrency.ts';
 import { nearest } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { type Reporter, silent, span } from '../base/events.ts';
+import type { Tree } from '../formats/nar.ts';
 import type { ReadManifest } from './flake-folder.ts';
 import { type FlakeRef, printFlakeRef, refKey } from './flake-ref.ts';
 import { LockGraph, printInputPath } from './graph.ts';
@@ -44,6 +45,8 @@ export interface LockOptions {
   readonly overrides?: ReadonlyMap<string, FlakeRef>;
   /** Reads a file of the tree that holds the root flake, by its path from that tree's root. */
   readonly readRelative: (path: string) => Promise<Buffer | undefined>;
+  /** Walks that tree, to find manifests that are symlinks; without it they are not there. */
+  readonly walkRelative?: Tree['walk'];
   /** The root flake's folder in that tree, without slashes at its ends. Default: the tree's root. */
   readonly rootDir?: string;
   readonly reporter?: Reporter;
@@ -71,6 +74,7 @@ export async function lock(options: LockOptions): Promise<LockFile> {
       previous: recreate || chosen === 'afresh' ? undefined : options.previous,
       readManifest: options.readManifest,
       readRelative: options.readRelative,
+      walkRelative: options.walkRelative,
       rootDir: options.rootDir ?? '',
       updates,
       deep: deep || update === 'all',

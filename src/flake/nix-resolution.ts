@@ -100,9 +100,10 @@ export class NixResolution implements Resolution {
   }
 
   async run(): Promise<Draft> {
-    const { manifest, previous = emptyLock, readRelative, rootDir, overrides } = this.#options;
+    const { manifest, previous = emptyLock, readRelative, walkRelative, rootDir, overrides } = this.#options;
     const folder: FlakeFolder = {
       readFile: readRelative,
+      walk: walkRelative,
       dir: rootDir,
       name: '',
       treeKey: 'root',

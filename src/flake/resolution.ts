@@ -6,6 +6,7 @@
 import { compareBytes } from '../base/canonical.ts';
 import { type Diagnostic, placeOf } from '../base/diagnostics.ts';
 import { asFlkError, FlkError } from '../base/errors.ts';
+import type { Tree } from '../formats/nar.ts';
 import type { ReadManifest } from './flake-folder.ts';
 import type { FlakeRef } from './flake-ref.ts';
 import { printInputPath } from './graph.ts';
@@ -47,6 +48,8 @@ export interface ResolutionOptions {
   readonly readManifest: ReadManifest;
   /** Reads a file of the tree that holds the root flake, by its path from the tree's root. */
   readonly readRelative: (path: string) => Promise<Buffer | undefined>;
+  /** Walks that tree, to find manifests that are symlinks. */
+  readonly walkRelative: Tree['walk'] | undefined;
   /** The root flake's folder in that tree. */
   readonly rootDir: string;
   /** Inputs to move, by path. */

@@ -75,9 +75,10 @@ export class YamlResolution implements Resolution {
   }
 
   async run(): Promise<Draft> {
-    const { manifest, previous = emptyLock, readRelative, rootDir } = this.#options;
+    const { manifest, previous = emptyLock, readRelative, walkRelative, rootDir } = this.#options;
     const folder: FlakeFolder = {
       readFile: readRelative,
+      walk: walkRelative,
       dir: rootDir,
       name: '',
       treeKey: 'root',

@@ -2,7 +2,7 @@
  * The flake that a person works on: its manifest and lock as they are on disk at once, its source tree only when asked for. As
  * long as only the texts are needed, nothing but a few file look-ups is done.
  */
-import { realpathSync } from 'node:fs';
+import { readlinkSync, realpathSync } from 'node:fs';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { OnceMap } from '../base/concurrency.ts';
@@ -11,6 +11,7 @@ import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import { type FlakeRef, type GitRef, type PathRef, type Rev, refKey } from '../flake/flake-ref.ts';
 import type { Source, SourceTree } from '../flake/source.ts';
+import { followLinks } from '../formats/tree-links.ts';
 import { digestOfChanges } from './changes-digest.ts';
 import { lookAt, readRegularFile, unreadable } from './disk.ts';
 import { fetchPath } from './path.ts';
@@ -61,6 +62,8 @@ export interface LocalFlake {
   readonly folder: string;
   readonly manifestName: ManifestName;
   readonly manifest: SourceFile;
+  /** Absolute: the regular file that it is read from, behind symlinks within the tree. */
+  readonly manifestPath: string;
   readonly lockPath: string;
   /** Undefined when there is no flake.lock. */
   readonly lockText?: string;
@@ -90,7 +93,7 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
   const repository = findRepository(flakeFolder);
   const root = repository ?? flakeFolder;
   const dir = relative(root, flakeFolder);
-  const manifestPath = join(flakeFolder, manifestName);
+  const manifestPath = behindLinks(root, join(dir, manifestName));
   const lockPath = join(flakeFolder, lockName);
   const lockText = readText(lockPath);
   const ref: GitRef | PathRef =
@@ -111,12 +114,15 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
     dir,
     folder: flakeFolder,
     manifestName,
-    manifest: { path: shownPath(manifestPath), text: readText(manifestPath) ?? '' },
+    manifestPath,
+    manifest: { path: shownPath(join(flakeFolder, manifestName)), text: readText(manifestPath) ?? '' },
     lockPath,
     ...(lockText === undefined ? {} : { lockText }),
     ref,
     assertTracked: async () => {
-      if (repository !== undefined) await assertTracked(root, join(dir, manifestName));
+      if (repository === undefined) return;
+      for (const path of new Set([join(dir, manifestName), relative(root, manifestPath)]))
+        await assertTracked(root, path);
     },
     trackLock: async () => {
       if (repository !== undefined) await trackFile(root, join(dir, lockName));
@@ -190,7 +196,28 @@ export function chooseManifest(found: readonly ManifestName[], where: string): M
   });
 }
 
-/** Text of a regular file, undefined where there is nothing. A link could point out of the repository, to what no clone has. */
+/**
+ * Where the manifest at `path` below `root` really is. A link counts as long as it stays in the tree, as for Nix: what is outside no
+ * clone has.
+ */
+function behindLinks(root: string, path: string): string {
+  if (!lookAt(join(root, path))?.isSymbolicLink()) return join(root, path);
+  const target = followLinks(path, (at) => {
+    const place = join(root, at);
+    return lookAt(place)?.isSymbolicLink() ? readlinkSync(place) : undefined;
+  });
+  if (target !== undefined && lookAt(join(root, target))?.isFile()) return join(root, target);
+  throw new FlkError(
+    'FLK_FILE_UNREADABLE',
+    `${shownPath(join(root, path))} is a symlink to no file in ${root}`,
+    {
+      facts: { found: readlinkSync(join(root, path)) },
+      hint: 'put the file itself there, or a relative link to one in the same tree',
+    },
+  );
+}
+
+/** Text of a regular file, undefined where there is nothing. */
 function readText(path: string): string | undefined {
   const info = lookAt(path);
   if (!info) return undefined;
