@@ -30,6 +30,21 @@ interface TreeFacts {
   readonly manifests: Manifests;
 }
 
+/** What one walk of a tree tells. */
+export type TreeIdentity = Pick<TreeFacts, 'narHash' | 'narSize' | 'manifests'>;
+
+/** Takes the walk that tells it. */
+export class TreeReader {
+  readonly #hasher = new NarHasher();
+  readonly #capture = new ManifestCapture();
+  readonly sink: TreeSink = tee(this.#hasher, this.#capture);
+
+  /** Once, after the walk. */
+  identity(): TreeIdentity {
+    return { ...this.#hasher.digest(), manifests: this.#capture.manifests };
+  }
+}
+
 /** What was once found under a URL or a name. */
 export interface KeptAnswer {
   readonly narHash: NarHash;
@@ -92,17 +107,12 @@ export class ArchiveCache {
     return withFileLock(`${scratch}.lock`, () => work(scratch));
   }
 
-  /** Keeps a spool and the tree in it: hashes it, files it under its hash. */
+  /** Keeps a spool and the tree in it under the tree's hash. */
   async keep(
     spool: Spool,
     root: TreeNode,
-    lastModified: number,
-    signal: AbortSignal | undefined,
+    { narHash, narSize, manifests, lastModified }: TreeIdentity & { readonly lastModified: number },
   ): Promise<CachedTree> {
-    const hasher = new NarHasher();
-    const capture = new ManifestCapture();
-    await walkTree(root, spool.reader(), tee(hasher, capture), signal);
-    const { narHash, narSize } = hasher.digest();
     const stem = this.#treeStem(narHash);
     const path = `${stem}.tree`;
     // Two archives may hold one tree, with its files in another order.
@@ -117,7 +127,7 @@ export class ArchiveCache {
         spoolSize: spool.size,
         indexSize: index.length,
         indexDigest: sha256Hex(index),
-        manifests: capture.manifests,
+        manifests,
       };
       spool.write(index);
       spool.close();
@@ -143,13 +153,17 @@ export class ArchiveCache {
 /** Bytes gathered before they are written, and read at once where they lie in a row. */
 const step = 256 * 1024;
 
-/** A file that the contents of an archive's files are appended to as they arrive. */
+/** A file that the contents of an archive's files are appended to as they arrive. What came last can be had without the disk. */
 export class Spool {
   readonly path: string;
   #fd: number | undefined;
   #size = 0;
-  readonly #buffer = Buffer.allocUnsafeSlow(step);
+  /** What is not written yet; and before it, what was written last. */
+  #block = Buffer.allocUnsafeSlow(step);
   #used = 0;
+  #earlier = Buffer.allocUnsafeSlow(step);
+  #earlierUsed = 0;
+  #fromDisk: ReadPieces | undefined;
 
   /** What is at `path` goes. Throws FLK_FILE_UNWRITABLE. */
   constructor(path: string) {
@@ -166,16 +180,30 @@ export class Spool {
   }
 
   write(piece: Buffer): void {
+    for (let at = 0; at < piece.length; ) {
+      if (this.#used === step) this.#flush();
+      const copied = piece.copy(this.#block, this.#used, at);
+      this.#used += copied;
+      at += copied;
+    }
     this.#size += piece.length;
-    if (this.#used + piece.length > step) this.#flush();
-    if (piece.length >= step) this.#out(piece);
-    else this.#used += piece.copy(this.#buffer, this.#used);
   }
 
-  /** For what was written so far. */
-  reader(): ReadPieces {
-    this.#flush();
-    return pieceReader(this.#open, this.path);
+  /** Reads what was written so far. A piece is good until the next one, or the next write. */
+  *read(offset: number, size: number): Generator<Buffer> {
+    const stop = offset + size;
+    const start = this.#size - this.#used;
+    const startOfEarlier = start - this.#earlierUsed;
+    if (offset < startOfEarlier) {
+      this.#fromDisk ??= pieceReader(this.#open, this.path);
+      yield* this.#fromDisk(offset, Math.min(stop, startOfEarlier) - offset);
+    }
+    if (offset < start && stop > startOfEarlier)
+      yield this.#earlier.subarray(
+        Math.max(0, offset - startOfEarlier),
+        Math.min(stop, start) - startOfEarlier,
+      );
+    if (stop > start) yield this.#block.subarray(Math.max(0, offset - start), stop - start);
   }
 
   close(): void {
@@ -194,16 +222,14 @@ export class Spool {
   }
 
   #flush(): void {
-    this.#out(this.#buffer.subarray(0, this.#used));
-    this.#used = 0;
-  }
-
-  #out(piece: Buffer): void {
     try {
-      for (let at = 0; at < piece.length; ) at += writeSync(this.#open, piece, at);
+      for (let at = 0; at < this.#used; ) at += writeSync(this.#open, this.#block, at, this.#used - at);
     } catch (error) {
       throw unwritable(this.path, error);
     }
+    [this.#block, this.#earlier] = [this.#earlier, this.#block];
+    this.#earlierUsed = this.#used;
+    this.#used = 0;
   }
 
   get #open(): number {
@@ -222,7 +248,7 @@ function pieceReader(fd: number, path: string): ReadPieces {
     end = offset + readSync(fd, buffer, 0, wanted, offset);
     if (end === start) throw damaged(path);
   };
-  return (offset, size, each) => {
+  return function* read(offset, size) {
     const stop = offset + size;
     for (let at = offset; at < stop; ) {
       if (at < start || at >= end) {
@@ -230,7 +256,7 @@ function pieceReader(fd: number, path: string): ReadPieces {
         fill(at, near ? step : Math.min(step, Math.max(stop - at, 16 * 1024)));
       }
       const until = Math.min(stop, end);
-      each(buffer.subarray(at - start, until - start));
+      yield buffer.subarray(at - start, until - start);
       at = until;
     }
   };

@@ -1,6 +1,6 @@
 /**
- * Archives and single files by URL, streamed: from the socket through decompression into one file of the cache, and from there into
- * the NAR hash. No tree is unpacked on the way.
+ * Archives and single files by URL, streamed: from the socket through decompression into one file of the cache, and on into the NAR
+ * hash; an archive in an order of its own is hashed at its end, from that file. No tree is unpacked on the way.
  */
 import { createReadStream } from 'node:fs';
 import { rm, stat } from 'node:fs/promises';
@@ -16,8 +16,23 @@ import { archiveKind, headLength } from '../formats/archives/kind.ts';
 import { readTar } from '../formats/archives/tar.ts';
 import { readZip } from '../formats/archives/zip.ts';
 import type { NarHash } from '../formats/hash.ts';
-import { ArchiveCache, type CachedTree, type KeptAnswer, Spool } from './archive-cache.ts';
-import { TreeBuilder, type TreeNode } from './archive-tree.ts';
+import {
+  ArchiveCache,
+  type CachedTree,
+  type KeptAnswer,
+  Spool,
+  type TreeIdentity,
+  TreeReader,
+} from './archive-cache.ts';
+import { ArrivalWalk } from './archive-order.ts';
+import {
+  type FileNode,
+  inTurns,
+  type LinkNode,
+  TreeBuilder,
+  type TreeNode,
+  walkTree,
+} from './archive-tree.ts';
 import { contentLength, openUrl } from './download.ts';
 import { type HttpClient, type HttpResponse, TransientError, withRetries } from './http.ts';
 
@@ -231,11 +246,12 @@ export class ArchiveSource {
     const spool = new Spool(`${scratch}.tree`);
     try {
       const plain = withoutEncoding(meter.received(body), about.encoding);
-      const { root, lastModified } =
+      const { root, lastModified, identity } =
         request.kind === 'file'
           ? { root: await spoolFile(meter.unpacked(plain), spool, false), lastModified: 0 }
           : await this.#unpack(plain, request.url, `${scratch}.zip`, spool, meter);
-      const tree = await this.#cache.keep(spool, root, lastModified, this.#options.signal);
+      const facts = identity ?? (await identityOf(root, spool, this.#options.signal));
+      const tree = await this.#cache.keep(spool, root, { ...facts, lastModified });
       return { tree, lastModified };
     } finally {
       await spool.discard();
@@ -248,12 +264,13 @@ export class ArchiveSource {
     scratch: string,
     spool: Spool,
     meter: Meter,
-  ): Promise<{ root: TreeNode; lastModified: number }> {
+  ): Promise<Unpacked> {
+    const { signal } = this.#options;
     const { head, whole } = await peek(body, headLength);
     switch (archiveKind(head)) {
       case 'tar': {
         const plain = decompress(Readable.from(whole), compressionOf(head));
-        return build(readTar(meter.unpacked(plain)), spool, this.#limits, (content) => content);
+        return build(readTar(meter.unpacked(plain)), spool, this.#limits, signal);
       }
       case 'zip': {
         // What a zip archive holds is written at its end. Nix reads that part only of what is called a zip: of another one it
@@ -263,9 +280,7 @@ export class ArchiveSource {
         try {
           await spoolFile(whole, file, false);
           file.close();
-          return await build(readZip(scratch, { plain }), spool, this.#limits, (content) =>
-            meter.unpacked(content),
-          );
+          return await build(metered(readZip(scratch, { plain }), meter), spool, this.#limits, signal);
         } finally {
           await file.discard();
           await rm(scratch, { force: true });
@@ -308,41 +323,71 @@ async function spoolFile(
   content: AsyncIterable<Buffer>,
   spool: Spool,
   executable: boolean,
-): Promise<TreeNode> {
+): Promise<FileNode> {
   const offset = spool.size;
   for await (const piece of content) spool.write(piece);
   return { kind: 'file', offset, size: spool.size - offset, executable };
 }
 
+interface Unpacked {
+  readonly root: TreeNode;
+  readonly lastModified: number;
+  /** Where the order of the entries let it be found on the way. */
+  readonly identity?: TreeIdentity;
+}
+
+/** Writes what files hold to the spool, and sends it on from there as long as the entries' order allows. */
 async function build(
   entries: AsyncIterable<ArchiveEntry>,
   spool: Spool,
   limits: ArchiveLimits,
-  counted: (content: AsyncIterable<Buffer>) => AsyncIterable<Buffer>,
-): Promise<{ root: TreeNode; lastModified: number }> {
+  signal: AbortSignal | undefined,
+): Promise<Unpacked> {
   const tree = new TreeBuilder(limits);
+  const reader = new TreeReader();
+  const walk = new ArrivalWalk(reader.sink, (offset, size) => spool.read(offset, size));
   let lastModified = 0;
   for await (const entry of entries) {
     lastModified = Math.max(lastModified, entry.modified);
     switch (entry.kind) {
       case 'directory':
-        tree.directory(entry.path);
+        await inTurns(walk.add(tree.directory(entry.path), 'directory'), signal);
         break;
       case 'file': {
-        const offset = spool.size;
-        for await (const piece of counted(entry.content)) spool.write(piece);
-        const size = spool.size - offset;
-        tree.file(entry.path, { kind: 'file', offset, size, executable: entry.executable });
+        const node = await spoolFile(entry.content, spool, entry.executable);
+        await inTurns(walk.add(tree.file(entry.path, node), node), signal);
         break;
       }
-      case 'symlink':
-        tree.symlink(entry.path, entry.target);
+      case 'symlink': {
+        const node: LinkNode = { kind: 'symlink', target: entry.target.toString('latin1') };
+        await inTurns(walk.add(tree.symlink(entry.path, node), node), signal);
         break;
+      }
       case 'hardlink':
         tree.hardlink(entry.path, entry.target);
+        walk.giveUp();
     }
   }
-  return { root: tree.root(), lastModified };
+  const root = tree.root();
+  await inTurns(walk.end(), signal);
+  return { root, lastModified, ...(walk.ordered ? { identity: reader.identity() } : {}) };
+}
+
+/** By a walk of what lies in the spool. */
+async function identityOf(
+  root: TreeNode,
+  spool: Spool,
+  signal: AbortSignal | undefined,
+): Promise<TreeIdentity> {
+  const reader = new TreeReader();
+  await walkTree(root, (offset, size) => spool.read(offset, size), reader.sink, signal);
+  return reader.identity();
+}
+
+/** With what the files unpack to counted. */
+async function* metered(entries: AsyncIterable<ArchiveEntry>, meter: Meter): AsyncGenerator<ArchiveEntry> {
+  for await (const entry of entries)
+    yield entry.kind === 'file' ? { ...entry, content: meter.unpacked(entry.content) } : entry;
 }
 
 /** Counts what comes in and what it unpacks to, and stops both at the limits. */

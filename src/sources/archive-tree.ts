@@ -53,19 +53,22 @@ export class TreeBuilder {
     this.#limits = limits;
   }
 
-  directory(path: Buffer): void {
+  /** Gives the path's names, as do the next two. */
+  directory(path: Buffer): readonly string[] {
     const names = namesOf(path);
     this.#folder(names, names.length, path);
+    return names;
   }
 
-  file(path: Buffer, node: FileNode): void {
-    this.#put(path, node);
+  file(path: Buffer, node: FileNode): readonly string[] {
+    return this.#put(path, node);
   }
 
-  symlink(path: Buffer, target: Buffer): void {
-    if (target.length === 0 || target.length > maxTargetLength || target.includes(0))
+  symlink(path: Buffer, node: LinkNode): readonly string[] {
+    const { length } = node.target;
+    if (length === 0 || length > maxTargetLength || node.target.includes('\0'))
       throw archiveError(`${path} is a link that leads nowhere`);
-    this.#put(path, { kind: 'symlink', target: target.toString('latin1') });
+    return this.#put(path, node);
   }
 
   /** Another name for what some other entry holds, an earlier one as a rule. */
@@ -97,7 +100,7 @@ export class TreeBuilder {
     return node;
   }
 
-  #put(path: Buffer, node: FileNode | LinkNode): void {
+  #put(path: Buffer, node: FileNode | LinkNode): readonly string[] {
     const names = namesOf(path);
     const name = names.at(-1);
     if (name === undefined) throw archiveError('the archive’s top is not a folder');
@@ -111,6 +114,7 @@ export class TreeBuilder {
     if (this.#bytes > this.#limits.bytes)
       throw new FlkError('FLK_LIMIT', `the archive unpacks to more than ${this.#limits.bytes} bytes`);
     children.set(name, node);
+    return names;
   }
 
   #folder(names: readonly string[], depth: number, path: Buffer): FolderNode {
@@ -158,11 +162,21 @@ const gitFolder = /^(?:\.git|git~1)(?:[\\:].*|[. ]*)$/is;
 /** For messages. */
 const latin1 = (name: string): string => Buffer.from(name, 'latin1').toString();
 
-/** Gives the bytes of a file in pieces. */
-export type ReadPieces = (offset: number, size: number, each: (piece: Buffer) => void) => void;
+/** Gives the bytes of a file in pieces, each good until the next is asked for. */
+export type ReadPieces = (offset: number, size: number) => Iterable<Buffer>;
 
-/** Between two looks at whether somebody waits for a turn, or has pressed Ctrl-C. */
-const bytesPerTurn = 4 * 2 ** 20;
+/** Tells a walk when to look whether somebody waits for a turn, or has pressed Ctrl-C. */
+export class Turn {
+  #bytes = 0;
+
+  /** After `bytes` of work more. True starts the next turn. */
+  isOver(bytes: number): boolean {
+    this.#bytes += bytes;
+    if (this.#bytes <= 4 * 2 ** 20) return false;
+    this.#bytes = 0;
+    return true;
+  }
+}
 
 /** Walks a tree whose files `read` gives. */
 export async function walkTree(
@@ -171,22 +185,28 @@ export async function walkTree(
   sink: TreeSink,
   signal?: AbortSignal,
 ): Promise<void> {
-  for (const _ of turns(root, read, sink)) {
+  await inTurns(steps(root, read, sink), signal);
+}
+
+/** Runs work that yields from time to time, and lets others run meanwhile. */
+export async function inTurns(work: Iterable<void>, signal: AbortSignal | undefined): Promise<void> {
+  for (const _ of work) {
     await nextTurn();
     throwIfAborted(signal);
   }
 }
 
-function* turns(root: TreeNode, read: ReadPieces, sink: TreeSink): Generator<void> {
-  let since = 0;
-  const each = (piece: Buffer): void => sink.data(piece);
+function* steps(root: TreeNode, read: ReadPieces, sink: TreeSink): Generator<void> {
+  const turn = new Turn();
   function* walk(node: TreeNode): Generator<void> {
     switch (node.kind) {
       case 'file':
         sink.file(node.size, node.executable);
-        read(node.offset, node.size, each);
+        for (const piece of read(node.offset, node.size)) {
+          sink.data(piece);
+          if (turn.isOver(piece.length)) yield;
+        }
         sink.endFile();
-        since += node.size + 512;
         break;
       case 'symlink':
         sink.symlink(Buffer.from(node.target, 'latin1'));
@@ -198,12 +218,8 @@ function* turns(root: TreeNode, read: ReadPieces, sink: TreeSink): Generator<voi
           yield* walk(node.children.get(name)!);
         }
         sink.endDirectory();
-        since += 512;
     }
-    if (since > bytesPerTurn) {
-      since = 0;
-      yield;
-    }
+    if (turn.isOver(512)) yield;
   }
   yield* walk(root);
 }
