@@ -3,11 +3,21 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { runCommandLine } from '../../../src/cli/main.ts';
 import { nix } from '../../support/nix.ts';
-import { type Case, outputLock, type RootKind, rootDir, rootDirs, type Step } from './cases.ts';
+import {
+  type Case,
+  outputLock,
+  type RootKind,
+  referenceLock,
+  rootDir,
+  rootDirs,
+  type Step,
+} from './cases.ts';
 import { type Files, GitRepository } from './git-repository.ts';
 import { damagedLock } from './locks.ts';
 import { Random } from './random.ts';
 import { filesOf, type World, writeFiles } from './world.ts';
+
+const emptyLock = '{ "nodes": { "root": {} }, "root": "root", "version": 7 }\n';
 
 const outputMark = '\n--- written by --output-lock-file ---\n';
 
@@ -152,6 +162,11 @@ export class Root {
     world.moveTo(step.moments, step.changed);
     writeFiles(this.#folder, filesOf(step.specs, new Map()));
     const before = lockBefore(step, old);
+    if (step.flags.includes(referenceLock))
+      writeFileSync(
+        join(this.#machine.folder, referenceLock),
+        before === undefined ? emptyLock : damagedLock(before, new Random(before)),
+      );
     this.lock = before;
     const byNix = await this.#byNix(step);
     this.lock = before;

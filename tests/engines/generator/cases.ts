@@ -8,6 +8,9 @@ import type { World } from './world.ts';
 /** For `--output-lock-file`: both tools start in a folder of their own. */
 export const outputLock = 'output.lock';
 
+/** For `--reference-lock-file`, in the same folder: the lock before the command, damaged. */
+export const referenceLock = 'reference.lock';
+
 /** Where a root flake is: at the top of a repository, in a folder of one, or in a plain folder. */
 const rootKinds = ['repository', 'subfolder', 'folder'] as const;
 export type RootKind = (typeof rootKinds)[number];
@@ -54,7 +57,7 @@ export function generateCase(world: World, seed: string): Case {
   const count = 2 + random.below(2);
   for (let i = 0; i < count; i++) {
     if (random.chance(0.6)) roots.moveOn();
-    switch (random.weighted({ ...likely(i), again: 8, override: 12, recreate: 4, kept: 4 })) {
+    switch (random.weighted({ ...likely(i), again: 8, override: 12, recreate: 4, kept: 4, reference: 3 })) {
       case 'edit':
         roots.edit();
         steps.push(roots.step(random.chance(0.2) ? { lock: { damage: `${seed} ${i}` } } : {}));
@@ -75,6 +78,9 @@ export function generateCase(world: World, seed: string): Case {
         break;
       case 'recreate':
         steps.push(roots.step({ flags: ['--recreate-lock-file'] }));
+        break;
+      case 'reference':
+        steps.push(roots.step({ flags: ['--reference-lock-file', referenceLock] }));
         break;
       case 'kept':
         roots.edit();

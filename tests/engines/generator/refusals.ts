@@ -33,6 +33,12 @@ const refusals: readonly Refusal[] = [
     flk: ['FLK_GIT_REF_MISSING'],
   },
   {
+    kind: 'no attribute of such a reference',
+    nix: /input attribute '.*' not supported by scheme/,
+    flk: ['FLK_LOCK_INVALID', 'FLK_MANIFEST_INVALID'],
+  },
+  { kind: 'no name for a registry', nix: /is not a valid flake ID/, flk: ['FLK_REF_INVALID'] },
+  {
     kind: 'no name of an input',
     nix: /invalid flake input attribute path element/,
     flk: ['FLK_MANIFEST_INVALID', 'FLK_USAGE'],

@@ -100,7 +100,7 @@ function smallerSteps(step: Step): Step[] {
   const steps: Step[] = [];
   const { flags, updates, specs } = step;
   for (let i = 0; i < flags.length; i++) {
-    const length = flags[i] === '--override-input' ? 3 : 1;
+    const length = flags[i] === '--override-input' ? 3 : /^--(output|reference)-/.test(flags[i]!) ? 2 : 1;
     if (flags[i]?.startsWith('--')) steps.push({ ...step, flags: flags.toSpliced(i, length) });
   }
   // To update none is to update all.
