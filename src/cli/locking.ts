@@ -6,6 +6,7 @@ import { makeFolder, readFileIfExists, withFileLock, writeFileAtomic } from '../
 import { type FlakeRef, printFlakeRef } from '../flake/flake-ref.ts';
 import { printInputPath } from '../flake/graph.ts';
 import type { StaleReason } from '../flake/lock-check.ts';
+import type { ChangeJson } from '../flake/lock-diff.ts';
 import { emptyLock, type LockFile, parseLockFile, printLockFile, unlockedInput } from '../flake/lock-file.ts';
 import type { LockOptions } from '../flake/locker.ts';
 import type { FlakeManifest } from '../flake/manifest-model.ts';
@@ -273,33 +274,59 @@ function writesLock({ command, flags }: Context): boolean {
   return command === 'lock' || command === 'update' || flags['override-input'].length === 0;
 }
 
-/** Writes the lock, says what changed in it, and commits it where that was asked for. Throws as `putLock`. */
-export async function writeLock(context: Context, flake: Flake, locked: Locked): Promise<void> {
+/**
+ * Writes the lock, says what changed in it, and commits it where that was asked for. Gives the file that was written, absolute.
+ * Throws as `putLock`.
+ */
+export async function writeLock(context: Context, flake: Flake, locked: Locked): Promise<string | undefined> {
   const written = await putLock(context, flake, locked);
   await sayChanges(context, flake, locked);
-  if (written && context.flags['commit-lock-file']) await commitLock(context, flake, locked);
+  if (written !== undefined && written === flake.lockPath && context.flags['commit-lock-file'])
+    await commitLock(context, flake, locked);
+  return written;
+}
+
+/** What `flk lock --json` and `flk update --json` answer. */
+export async function lockAnswer(
+  flake: Flake,
+  locked?: Locked,
+  written?: string,
+): Promise<{
+  readonly lockFile: string | null;
+  readonly changed: boolean;
+  readonly written: string | null;
+  readonly changes: readonly ChangeJson[];
+}> {
+  const { lockChanges, changesJson } = await import('../flake/lock-diff.ts');
+  return {
+    lockFile: flake.lockPath ?? null,
+    changed: locked?.changed ?? false,
+    written: written ?? null,
+    changes: locked ? changesJson(lockChanges(locked.previous ?? emptyLock, locked.lock)) : [],
+  };
 }
 
 /**
  * Writes the lock where it changed and may be written: to flake.lock, of which Git is told, or to `--output-lock-file`, in any
- * case. Whether flake.lock is another one now. A flake that is no folder here keeps its lock in memory, unless writing it is what
+ * case. Gives that file. A flake that is no folder here keeps its lock in memory, unless writing it is what
  * was asked for: FLK_USAGE.
  */
-async function putLock(context: Context, flake: Flake, locked: Locked): Promise<boolean> {
+async function putLock(context: Context, flake: Flake, locked: Locked): Promise<string | undefined> {
   const output = context.flags['output-lock-file'];
   const commits = context.flags['commit-lock-file'];
-  if (!writesLock(context) || locked.unlocked) return false;
+  if (!writesLock(context) || locked.unlocked) return undefined;
   if (commits && output !== undefined)
     throw new FlkError('FLK_USAGE', '--commit-lock-file and --output-lock-file exclude each other', {
       hint: 'only flake.lock itself can be committed: leave one of them out',
     });
   if (output !== undefined) {
-    await writeFileAtomic(resolve(context.cwd, output), printLockFile(locked.lock));
-    return false;
+    const file = resolve(context.cwd, output);
+    await writeFileAtomic(file, printLockFile(locked.lock));
+    return file;
   }
-  if (!locked.changed) return false;
+  if (!locked.changed) return undefined;
   if (flake.lockPath === undefined) {
-    if (context.command !== 'lock' && context.command !== 'update') return false;
+    if (context.command !== 'lock' && context.command !== 'update') return undefined;
     throw new FlkError(
       'FLK_USAGE',
       'this flake is not in a folder of this machine, so its flake.lock cannot be written',
@@ -310,7 +337,7 @@ async function putLock(context: Context, flake: Flake, locked: Locked): Promise<
     throw new FlkError('FLK_GIT_MISSING', '--commit-lock-file needs the git program, and there is none here');
   await writeFileAtomic(flake.lockPath, printLockFile(locked.lock));
   if (flake.lockText === undefined || commits) await flake.trackLock();
-  return true;
+  return flake.lockPath;
 }
 
 /** `--commit-lock-file`: the lock alone, with Nix's message. */

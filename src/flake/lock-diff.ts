@@ -30,6 +30,34 @@ export function lockChanges(was: LockFile, now: LockFile): readonly LockChange[]
   return changes.sort((a, b) => comparePaths(a.input, b.input));
 }
 
+/** What an input leads to, as `--json` writes it: a reference, with its tag where a version chose one; or the input it follows. */
+type PinnedJson =
+  | { readonly url: string; readonly locked: FlakeRef; readonly tag?: string }
+  | { readonly follows: InputPath };
+
+/** One change as `--json` writes it; `was` and `now` are null where the input is not. */
+export interface ChangeJson {
+  readonly change: LockChange['kind'];
+  readonly input: InputPath;
+  readonly was: PinnedJson | null;
+  readonly now: PinnedJson | null;
+}
+
+export function changesJson(changes: readonly LockChange[]): readonly ChangeJson[] {
+  return changes.map((change) => ({
+    change: change.kind,
+    input: change.input,
+    was: change.kind === 'added' ? null : pinnedJson(change.was),
+    now: change.kind === 'removed' ? null : pinnedJson(change.now),
+  }));
+}
+
+function pinnedJson(pinned: Pinned): PinnedJson {
+  if (pinned.kind === 'follows') return { follows: pinned.path };
+  const { locked, tag } = pinned;
+  return { url: printFlakeRef(locked), locked, ...(tag === undefined ? {} : { tag }) };
+}
+
 function pinnedInputs(lock: LockFile): Map<string, { input: InputPath; pinned: Pinned }> {
   const graph = new LockGraph(lock);
   const inputs = new Map<string, { input: InputPath; pinned: Pinned }>();

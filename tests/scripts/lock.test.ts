@@ -99,11 +99,51 @@ describe('flk lock', () => {
     expect(JSON.parse((await world.flk(['lock', '--json'])).stdout)).toEqual({
       lockFile: world.lockPath,
       changed: true,
+      written: world.lockPath,
+      changes: [
+        {
+          change: 'added',
+          input: ['base'],
+          was: null,
+          now: { url: expect.stringContaining(url('base')), locked: lockOf(world).nodes.base?.locked },
+        },
+      ],
     });
     expect(JSON.parse((await world.flk(['lock', '--json'])).stdout)).toEqual({
       lockFile: world.lockPath,
       changed: false,
+      written: null,
+      changes: [],
     });
+  });
+
+  it('says in JSON what moved, also where it is written elsewhere or nowhere', async () => {
+    const manifest = `inputs:\n  greet: { url: "${url('greet')}", version: ^1.2 }\n`;
+    const world = flake(manifest);
+    await world.flk(['lock']);
+    writeFileSync(join(world.folder, 'flake.yaml'), `${manifest}  same: { follows: greet }\n`);
+    for (const [flags, written] of [
+      [['--no-write-lock-file'], null],
+      [['--output-lock-file', 'other.lock'], join(world.folder, 'other.lock')],
+      [[], world.lockPath],
+    ] as const) {
+      const answer: unknown = JSON.parse(
+        (await world.flk(['lock', '--json', '--override-input', 'greet', url('style'), ...flags])).stdout,
+      );
+      expect(answer).toMatchObject({ lockFile: world.lockPath, changed: true, written });
+      expect(answer).toMatchObject({
+        changes: [
+          {
+            change: 'updated',
+            input: ['greet'],
+            was: { tag: 'v1.2.0', locked: { type: 'git', url: url('greet').slice('git+'.length) } },
+            now: { url: expect.stringContaining(url('style')) },
+          },
+          { change: 'removed', input: ['greet', 'style'] },
+          { change: 'added', input: ['same'], was: null, now: { follows: ['greet'] } },
+        ],
+      });
+    }
   });
 
   it('under --quiet says nothing, with --log-format json events', async () => {

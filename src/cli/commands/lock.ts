@@ -8,7 +8,9 @@ import {
   checkStaleness,
   exclusively,
   inputPath,
+  type Locked,
   type LockRequest,
+  lockAnswer,
   lockFlake,
   mayBeKept,
   previousLock,
@@ -26,7 +28,7 @@ export async function runLock(context: Context): Promise<number> {
     const { reasons, selfContained } = await checkStaleness(context, flake, manifest, previous);
     if (reasons.length === 0) {
       if (selfContained) await rememberCurrent(context, flake);
-      return upToDate(context, flake);
+      return await answer(context, flake);
     }
     if (context.flags.check) throw staleError(context, flake, previous, reasons);
   }
@@ -44,15 +46,14 @@ export async function runUpdate(context: Context): Promise<number> {
 
 async function relock(context: Context, flake: Flake, request: LockRequest): Promise<number> {
   const locked = await lockFlake(context, flake, await readManifest(flake), request);
-  await writeLock(context, flake, locked);
-  if (!locked.changed) return upToDate(context, flake);
-  context.answer({ lockFile: flake.lockPath ?? null, changed: true }, () => '');
-  return 0;
+  const written = await writeLock(context, flake, locked);
+  return await answer(context, flake, locked, written);
 }
 
-function upToDate(context: Context, flake: Flake): number {
-  if (context.interactive && !context.flags.quiet) context.report.say('flake.lock is up to date');
-  context.answer({ lockFile: flake.lockPath ?? null, changed: false }, () => '');
+async function answer(context: Context, flake: Flake, locked?: Locked, written?: string): Promise<number> {
+  if (!locked?.changed && context.interactive && !context.flags.quiet)
+    context.report.say('flake.lock is up to date');
+  if (context.flags.json) context.answer(await lockAnswer(flake, locked, written), () => '');
   return 0;
 }
 
