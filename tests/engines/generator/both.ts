@@ -160,7 +160,7 @@ export class Root {
 
   async compare(world: World, step: Step, old: string | undefined): Promise<Compared> {
     world.moveTo(step.moments, step.changed);
-    writeFiles(this.#folder, filesOf(step.specs, new Map()));
+    writeFiles(this.#folder, filesOf(step.specs));
     const before = lockBefore(step, old);
     if (step.flags.includes(referenceLock))
       writeFileSync(

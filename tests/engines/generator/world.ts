@@ -174,7 +174,7 @@ export class World {
       const specs = new Map(
         this.#in(place).map((flake): [string, FlakeSpec] => [flake.dir, this.#newSpec(flake, 0)]),
       );
-      this.#record(place, 0, filesOf(specs, new Map()), specs);
+      this.#record(place, 0, filesOf(specs), specs);
     }
     if (this.#random.chance(0.1)) this.#closeCircle();
   }
@@ -194,7 +194,7 @@ export class World {
     };
     const spec = { ...old, inputs: { ...old.inputs, back } };
     const changed = new Map(specs).set(from.dir, spec);
-    this.#record(from.place, 0, new Map([...files, ...filesOf(changed, new Map())]), changed);
+    this.#record(from.place, 0, new Map([...files, ...filesOf(changed)]), changed);
   }
 
   async #lockSome(): Promise<void> {
@@ -232,7 +232,7 @@ export class World {
           ];
         }),
       );
-      const next = new Map([...files, ...filesOf(changed, new Map())]);
+      const next = new Map([...files, ...filesOf(changed)]);
       for (const flake of this.#in(place)) await this.#changeLock(next, flake.dir);
       this.#record(place, moment, next, changed);
     }
@@ -372,15 +372,9 @@ export class World {
   }
 }
 
-/** The manifests of flakes, and their locks, by path. */
-export function filesOf(
-  specs: ReadonlyMap<string, FlakeSpec>,
-  locks: ReadonlyMap<string, string>,
-): Map<string, string> {
-  const files = new Map<string, string>();
-  for (const [dir, spec] of specs) files.set(posix.join(dir, 'flake.nix'), printFlake(spec));
-  for (const [dir, lock] of locks) files.set(posix.join(dir, 'flake.lock'), lock);
-  return files;
+/** The manifests of flakes by path. */
+export function filesOf(specs: ReadonlyMap<string, FlakeSpec>): Map<string, string> {
+  return new Map([...specs].map(([dir, spec]) => [posix.join(dir, 'flake.nix'), printFlake(spec)]));
 }
 
 export function writeFiles(folder: string, files: Files): void {
