@@ -9,13 +9,14 @@ export interface GrowingAttrs extends AttrsExpr {
   recursive: boolean;
   readonly bindings: Map<string, Binding>;
   readonly dynamic: DynamicBinding[];
+  readonly sources: Expr[];
 }
 
 /** Told of a name that is bound a second time; throws. */
 export type OnDuplicate = (names: readonly string[], again: Range, first: Range) => never;
 
 export function newAttrs(start: number, recursive: boolean): GrowingAttrs {
-  return { kind: 'attrs', start, end: start, recursive, bindings: new Map(), dynamic: [] };
+  return { kind: 'attrs', start, end: start, recursive, bindings: new Map(), dynamic: [], sources: [] };
 }
 
 /** Every set in a tree that is being parsed came from `newAttrs`. */
@@ -93,6 +94,7 @@ function add(
   if (into && from && isAttrs(into) && isAttrs(from)) {
     for (const [inner, value] of from.bindings) add(into, [...names, inner], inner, value, onDuplicate);
     for (const dynamic of from.dynamic) into.dynamic.push(dynamic);
+    for (const source of from.sources) into.sources.push(source);
   } else onDuplicate(names, binding.key, known.key);
 }
 

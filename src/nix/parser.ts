@@ -596,6 +596,7 @@ class Parser {
     if (this.#token.kind === '(') {
       const opened = this.#take();
       source = this.#expression();
+      attrs.sources.push(source);
       this.#expect(')', ')', opened);
     }
     while (this.#startsAttrName()) {

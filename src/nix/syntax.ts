@@ -99,6 +99,8 @@ export interface AttrsExpr extends Range {
   readonly bindings: ReadonlyMap<string, Binding>;
   /** Those whose names are known only when evaluated. */
   readonly dynamic: readonly DynamicBinding[];
+  /** What `inherit (source)` takes from, also where it takes nothing: a variable in there has to mean something. */
+  readonly sources: readonly Expr[];
 }
 
 interface Place {

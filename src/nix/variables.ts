@@ -59,15 +59,8 @@ export function undefinedVariables(root: Expr): UndefinedVariable[] {
   const visitAttrs = (attrs: AttrsExpr, recursive: boolean): void => {
     for (const [name, { kind, key }] of attrs.bindings) if (kind === 'inherited') use(name, key);
     if (recursive) enter([...attrs.bindings.keys()]);
-    let last: Expr | undefined;
-    for (const binding of attrs.bindings.values()) {
-      if (binding.kind === 'plain') visit(binding.value);
-      else if (binding.kind === 'inherited-from' && binding.source !== last) {
-        // Those of one clause mostly follow one another.
-        last = binding.source;
-        visit(binding.source);
-      }
-    }
+    attrs.sources.forEach(visit);
+    for (const binding of attrs.bindings.values()) if (binding.kind === 'plain') visit(binding.value);
     for (const { name, value } of attrs.dynamic) {
       visit(name);
       visit(value);
