@@ -22,7 +22,10 @@ export async function bundleChild(entry: URL): Promise<string> {
       {
         name: 'native',
         setup: ({ onResolve }) => {
-          onResolve({ filter: /^libsql$/ }, ({ path }) => ({ path: require.resolve(path), external: true }));
+          onResolve({ filter: /^(libsql|lzma-native)$/ }, ({ path }) => ({
+            path: require.resolve(path),
+            external: true,
+          }));
         },
       },
     ],

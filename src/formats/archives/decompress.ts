@@ -1,6 +1,5 @@
 /** Streams of chunks, decompressed: gzip, xz, zstd, bzip2; told apart by their first bytes, never by a name. */
-import type { Readable, Transform } from 'node:stream';
-import { pipeline } from 'node:stream';
+import { pipeline, Readable, type Transform } from 'node:stream';
 import * as zlib from 'node:zlib';
 import { FlkError } from '../../base/errors.ts';
 import { ArchiveTruncated, archiveError } from './entry.ts';
@@ -22,6 +21,14 @@ export function compressionOf(start: Buffer): Compression {
 /** Node has had it since 22.15; the types are those of the oldest Node that flk runs on. */
 const nativeZstd = Reflect.get(zlib, 'createZstdDecompress') as (() => Transform) | undefined;
 
+const xzOptions = {
+  // What xz -9 needs (65 MiB) and some; a header may ask for 4 GiB.
+  memlimit: 160 * 2 ** 20,
+  flags: 'CONCATENATED',
+  // One piece at a time: it would join those that wait.
+  writableHighWaterMark: 1,
+} as const;
+
 /** Throws FLK_LIMIT where a zstd stream wants too much memory, FLK_ARCHIVE_INVALID where the stream is damaged, as ArchiveTruncated where it ends too early. Never holds more than a few windows of it. */
 export function decompress(source: Readable, compression: Compression): AsyncIterable<Buffer> {
   switch (compression) {
@@ -31,21 +38,15 @@ export function decompress(source: Readable, compression: Compression): AsyncIte
       return through(source, async () => zlib.createGunzip({ chunkSize: 256 * 1024 }), compression);
     case 'xz':
       return through(
-        source,
-        // The limit holds what xz -9 needs (65 MiB) and some; a header may ask for 4 GiB.
-        async () =>
-          (await import('lzma-native')).createStream('streamDecoder', {
-            memlimit: 256 * 1024 * 1024,
-            flags: 'CONCATENATED',
-          }),
+        // It unpacks each piece to its end before it hands out the first byte, and a piece may become 7000 times larger.
+        Readable.from(bites(source, 4096)),
+        async () => (await import('lzma-native')).createStream('streamDecoder', xzOptions),
         compression,
       );
     case 'zstd':
-      return nativeZstd
-        ? through(source, async () => nativeZstd(), compression)
-        : pushed(source, fzstd, compression);
+      return nativeZstd ? through(source, async () => nativeZstd(), compression) : unzstd(source);
     case 'bzip2':
-      return pushed(source, bunzip2, compression);
+      return bunzip2(source);
   }
 }
 
@@ -64,58 +65,112 @@ async function* through(
   }
 }
 
-/** A decoder that is fed and calls back at once: feeds chunks in, and gives what has come out since. */
-type PushDecoder = (emit: (chunk: Buffer) => void) => Promise<{ push(chunk: Buffer, last: boolean): void }>;
+/** The same bytes, never more than `size` at a time. */
+async function* bites(source: AsyncIterable<Buffer>, size: number): AsyncGenerator<Buffer> {
+  for await (const chunk of source)
+    for (let at = 0; at < chunk.length; at += size) yield chunk.subarray(at, at + size);
+}
 
-async function* pushed(source: Readable, open: PushDecoder, name: Compression): AsyncGenerator<Buffer> {
+/** For a Node without zstd of its own. */
+async function* unzstd(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const { Decompress } = await import('fzstd');
   const out: Buffer[] = [];
-  const decoder = await open((chunk) => out.push(chunk));
+  const decoder = new Decompress((chunk) =>
+    out.push(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length)),
+  );
+  const window = new ZstdWindowCheck();
   const push = (chunk: Buffer, last: boolean) => {
     try {
+      window.push(chunk);
       decoder.push(chunk, last);
     } catch (error) {
-      throw damaged(name, error);
+      throw damaged('zstd', error);
     }
   };
-  for await (const chunk of source as AsyncIterable<Buffer>) {
-    // Four bytes of zstd can become 128 KiB; small bites keep what waits in `out` small.
-    for (let at = 0; at < chunk.length; at += 2048) {
-      push(chunk.subarray(at, at + 2048), false);
-      yield* out.splice(0);
-    }
+  // Four bytes of zstd can become 128 KiB; small bites keep what waits in `out` small.
+  for await (const bite of bites(source, 2048)) {
+    push(bite, false);
+    yield* out.splice(0);
   }
   push(Buffer.alloc(0), true);
   yield* out;
 }
 
-const fzstd: PushDecoder = async (emit) => {
-  const { Decompress } = await import('fzstd');
-  const decoder = new Decompress((chunk) => emit(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length)));
-  const window = new ZstdWindowCheck();
-  return {
-    push(chunk, last) {
-      window.push(chunk);
-      decoder.push(chunk, last);
-    },
-  };
-};
+/** Bytes given out at once. */
+const pieceSize = 256 * 1024;
 
-const bunzip2: PushDecoder = async (emit) => {
-  const { default: unbzip2 } = await import('unbzip2-stream');
-  const stream = unbzip2();
-  let failure: unknown;
-  stream.on('data', emit);
-  stream.on('error', (error: unknown) => {
-    failure ??= error;
-  });
-  return {
-    push(chunk, last) {
-      if (last) stream.end();
-      else stream.write(chunk);
-      if (failure !== undefined) throw failure;
-    },
+/**
+ * Block by block, for fifty bytes of bzip2 can become 46 MB: the next block waits until the last one is taken. Its decoder wants a
+ * block to be there whole.
+ */
+async function* bunzip2(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const [{ default: bzip2 }, { default: bitReader }] = await Promise.all([
+    import('unbzip2-stream/lib/bzip2.js'),
+    import('unbzip2-stream/lib/bit_iterator.js'),
+  ]);
+  const waiting: Buffer[] = [];
+  const chunks = source[Symbol.asyncIterator]();
+  let received = 0;
+  let ended = false;
+  const gather = async (bytes: number): Promise<void> => {
+    while (!ended && received - (bits?.bytesRead ?? 0) < bytes) {
+      const next = await chunks.next();
+      ended = next.done === true;
+      if (next.done || next.value.length === 0) continue;
+      received += next.value.length;
+      waiting.push(next.value);
+    }
   };
-};
+  let bits: ReturnType<typeof bitReader> | undefined;
+  try {
+    for (let level = 0, sum: number | null = null; ; ) {
+      // No block is packed to more than it was, but for its tables.
+      await gather(level === 0 ? 5 : 25_000 + 100_000 * level);
+      if (ended && received === (bits?.bytesRead ?? 0) && sum === null) return;
+      const pieces: Buffer[] = [];
+      try {
+        bits ??= bitReader(() => waiting.shift());
+        if (sum === null) {
+          level = bzip2.header(bits);
+          sum = 0;
+          continue;
+        }
+        sum = unpackBlock(bzip2, bits, level, sum, pieces);
+      } catch (error) {
+        throw damaged('bzip2', error);
+      }
+      if (sum === null) level = 0;
+      for (let piece = pieces.shift(); piece; piece = pieces.shift()) yield piece;
+    }
+  } finally {
+    await chunks.return?.();
+  }
+}
+
+type Bzip2 = typeof import('unbzip2-stream/lib/bzip2.js').default;
+
+/** The sum of all blocks so far, null at the end of a stream. */
+function unpackBlock(
+  bzip2: Bzip2,
+  bits: Parameters<Bzip2['header']>[0],
+  level: number,
+  sum: number,
+  pieces: Buffer[],
+): number | null {
+  let piece = Buffer.allocUnsafe(pieceSize);
+  let used = 0;
+  const emit = (byte: number): void => {
+    piece[used++] = byte;
+    if (used < pieceSize) return;
+    pieces.push(piece);
+    piece = Buffer.allocUnsafe(pieceSize);
+    used = 0;
+  };
+  const size = 100_000 * level;
+  const next = bzip2.decompress(bits, emit, new Int32Array(size), size, sum);
+  if (used > 0) pieces.push(piece.subarray(0, used));
+  return next;
+}
 
 function damaged(name: Compression, error: unknown): FlkError {
   if (error instanceof FlkError) return error;

@@ -63,9 +63,14 @@ function withSlashes(name: Buffer): Buffer {
 
 async function* content(zip: ZipFile, entry: Entry): AsyncGenerator<Buffer> {
   let sum = 0;
-  for await (const chunk of await zip.openReadStreamPromise(entry)) {
-    sum = crc32(chunk as Buffer, sum);
-    yield chunk as Buffer;
+  // Whoever reads this is not within `readZip`: what goes wrong here has to be told here.
+  try {
+    for await (const chunk of await zip.openReadStreamPromise(entry)) {
+      sum = crc32(chunk as Buffer, sum);
+      yield chunk as Buffer;
+    }
+  } catch (error) {
+    throw archiveError(`${entry.fileNameRaw} is damaged: ${(error as Error).message}`, error);
   }
   if (sum !== entry.crc32) throw archiveError(`${entry.fileNameRaw} is damaged: its checksum is wrong`);
 }
