@@ -203,7 +203,7 @@ export class GitSource {
       if (!found) throw refMissing(ref, name, await remote.lsRefs({ prefixes: ['refs/heads/', tagPrefix] }));
       const rev = (found.peeled ?? found.id) as Rev;
       // A HEAD that is on no branch has no better name than its own.
-      return name === 'HEAD' ? { rev, target: found.target ?? 'HEAD' } : { rev };
+      return name === 'HEAD' ? { rev, target: branchName(ref, found.target ?? 'HEAD') } : { rev };
     });
   }
 
@@ -303,14 +303,14 @@ const tagPrefix = 'refs/tags/';
 const isHere = (ref: GitRef): boolean => ref.url.startsWith('file:');
 
 /**
- * What a short name may stand for, the likeliest first. For a server, a branch; for a repository somebody works in, whatever
- * git rev-parse would take it for, as Nix has it.
+ * What a short name may stand for, the likeliest first. For a server, a branch; for a repository somebody works in, and where all
+ * refs are asked for, whatever git rev-parse would take it for, as Nix has it.
  */
 function fullNames(ref: GitRef, name: string): readonly string[] {
   if (name === 'HEAD' || name.startsWith('refs/')) return [name];
   const isWorkedIn =
     isHere(ref) && existsSync(join(fileURLToPath(`file://${new URL(ref.url).pathname}`), '.git'));
-  if (!isWorkedIn) return [`refs/heads/${name}`];
+  if (!isWorkedIn && !ref.allRefs) return [`refs/heads/${name}`];
   const folders = ['refs', 'refs/tags', 'refs/heads', 'refs/remotes'];
   return [...folders.map((folder) => `${folder}/${name}`), `refs/remotes/${name}/HEAD`];
 }
@@ -337,6 +337,14 @@ function isRefName(name: string): boolean {
     !/[\u0000-\u0020\u007f~^:?*[\\]|\.\.|@\{|\/\/|\.lock(\/|$)|(^|\/)\.|[./]$|^[-/]|^@$/.test(name) &&
     name !== ''
   );
+}
+
+/** What a server says that HEAD stands for; a lock would hold it. */
+function branchName(ref: GitRef, target: string): string {
+  if (isRefName(target)) return target;
+  throw new FlkError('FLK_GIT_PROTOCOL', `${shown(ref)}: its HEAD stands for what no branch can be called`, {
+    facts: { found: JSON.stringify(target.slice(0, 200)) },
+  });
 }
 
 function notHere(ref: GitRef, what: string): FlkError {

@@ -147,6 +147,11 @@ describe.skipIf(!nixAvailable())(`rules of Nix's locker ${nixReason}`, () => {
       'flake.nix': `{ inputs.a.url = "${bench.url('bare')}?ref=v1"; outputs = _: { }; }`,
     });
     expect(await bench.both('lock')).toBe('no such ref');
+    // Unless all refs are asked for.
+    bench.write('root', {
+      'flake.nix': `{ inputs.a.url = "${bench.url('bare')}?ref=v1&allRefs=1"; outputs = _: { }; }`,
+    });
+    expect(await bench.both('lock')).toBe('locked');
   });
 
   it('exportIgnore and submodules do not go together, of a working tree as of a commit', async () => {
