@@ -4,18 +4,18 @@
  * URL or a name has. Nothing in it is needed for ever and nothing is believed unchecked, so nothing is synced: an entry that a
  * power cut damaged is found out and fetched again.
  */
-import { createHash } from 'node:crypto';
 import { closeSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FlkError } from '../base/errors.ts';
 import { makeFolder, withFileLock } from '../base/files.ts';
+import type { StageFolder } from '../base/stages.ts';
 import type { SourceTree } from '../flake/source.ts';
 import { digestOf, type NarHash, toBase16 } from '../formats/hash.ts';
 import { NarHasher, type TreeSink } from '../formats/nar.ts';
 import { subtree, tee } from '../formats/tree-sinks.ts';
 import { packTree, type ReadPieces, type TreeNode, unpackTree, walkTree } from './archive-tree.ts';
-import { readNote, unwritable, writeNote } from './notes.ts';
+import { Answers, readNote, sha256Hex, stagesOf, unwritable, writeNote } from './notes.ts';
 import { FileContent, isManifestPath, ManifestCapture, type Manifests } from './tree-capture.ts';
 
 interface TreeFacts {
@@ -58,14 +58,16 @@ export interface KeptAnswer {
   readonly modifiedSince?: string;
 }
 
-const sha256Hex = (text: string | Buffer): string => createHash('sha256').update(text).digest('hex');
-
 export class ArchiveCache {
   readonly #folder: string;
+  readonly #stages: StageFolder;
+  readonly #answers: Answers;
 
   /** `folder` need not exist. */
   constructor(folder: string) {
     this.#folder = join(folder, 'archives');
+    this.#stages = stagesOf(folder);
+    this.#answers = new Answers(join(this.#folder, 'answers'));
   }
 
   /** The tree with this hash, if it is here; an entry that looks damaged is as good as none. */
@@ -85,26 +87,20 @@ export class ArchiveCache {
   }
 
   /** The answer to a question (a URL with what is wanted of it, a name), and when it was given, in ms since 1970. */
-  async answer(
-    question: string,
-  ): Promise<{ readonly answer: KeptAnswer; readonly time: number } | undefined> {
-    const note = await readNote<{ about: string; answer: KeptAnswer; time: number }>(
-      this.#answerPath(question),
-    );
-    return note?.about === sha256Hex(question) ? { answer: note.answer, time: note.time } : undefined;
+  answer(question: string): Promise<{ readonly answer: KeptAnswer; readonly time: number } | undefined> {
+    return this.#answers.get<KeptAnswer>(question);
   }
 
-  async keepAnswer(question: string, answer: KeptAnswer): Promise<void> {
-    // By its digest, for a URL may hold a password.
-    await writeNote(this.#answerPath(question), { about: sha256Hex(question), answer, time: Date.now() });
+  keepAnswer(question: string, answer: KeptAnswer): Promise<void> {
+    return this.#answers.keep(question, answer);
   }
 
-  /** Runs `work` while no other process asks this question; `work` may write the file that it is given, and has to remove it. */
+  /** Runs `work` while no other process asks this question; `work` may write files whose paths begin with the one that it is given. */
   async whileAsking<T>(question: string, work: (scratch: string) => Promise<T>): Promise<T> {
-    await makeFolder(join(this.#folder, 'trees'));
-    // One name per question: what a killed process left is overwritten by the next.
-    const scratch = join(this.#folder, 'trees', `asked-${sha256Hex(question).slice(0, 40)}`);
-    return withFileLock(`${scratch}.lock`, () => work(scratch));
+    const trees = join(this.#folder, 'trees');
+    await makeFolder(trees);
+    const lock = join(trees, `asked-${sha256Hex(question).slice(0, 40)}.lock`);
+    return withFileLock(lock, async () => work(await this.#stages.next()));
   }
 
   /** Keeps a spool and the tree in it under the tree's hash. */
@@ -143,10 +139,6 @@ export class ArchiveCache {
 
   #treeStem(narHash: NarHash): string {
     return join(this.#folder, 'trees', toBase16(digestOf(narHash)));
-  }
-
-  #answerPath(question: string): string {
-    return join(this.#folder, 'answers', `${sha256Hex(question).slice(0, 40)}.json`);
   }
 }
 

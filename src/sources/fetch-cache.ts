@@ -3,7 +3,6 @@
  * what servers answered about refs and tags. Nothing in it is needed for ever and nothing in it is believed unchecked, so nothing
  * is synced: an entry that a power cut damaged is found out and fetched again.
  */
-import { createHash, randomBytes } from 'node:crypto';
 import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -11,13 +10,14 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { FlkError } from '../base/errors.ts';
 import { makeFolder, withFileLock } from '../base/files.ts';
+import type { StageFolder } from '../base/stages.ts';
 import type { SourceTree } from '../flake/source.ts';
 import type { NarHash } from '../formats/hash.ts';
 import type { TreeSink } from '../formats/nar.ts';
 import { PackTreeReader } from '../formats/pack-tree.ts';
 import { subtree } from '../formats/tree-sinks.ts';
 import { CommitSurvey } from './git-survey.ts';
-import { readNote, unwritable, writeNote } from './notes.ts';
+import { Answers, readNote, stagesOf, unwritable, writeNote } from './notes.ts';
 import { FileContent, isManifestPath, type Manifests } from './tree-capture.ts';
 
 /** What is known of a commit once its pack has been read. */
@@ -41,10 +41,14 @@ const step = 256 * 1024;
 
 export class FetchCache {
   readonly #folder: string;
+  readonly #stages: StageFolder;
+  readonly #answers: Answers;
 
   /** `folder` need not exist. */
   constructor(folder: string) {
     this.#folder = join(folder, 'git');
+    this.#stages = stagesOf(folder);
+    this.#answers = new Answers(join(this.#folder, 'answers'));
   }
 
   /** The commit's tree, if it is here; an entry that looks damaged is as good as none. */
@@ -68,9 +72,8 @@ export class FetchCache {
   }
 
   /** A place for a pack that is arriving. */
-  async stage(rev: string): Promise<StagedPack> {
-    await makeFolder(this.#folder);
-    const path = this.#path(`${rev}.pack.${stamp()}`);
+  async stage(): Promise<StagedPack> {
+    const path = await this.#stages.next();
     try {
       return new StagedPack(path, openSync(path, 'wx+', 0o644));
     } catch (error) {
@@ -109,15 +112,12 @@ export class FetchCache {
   }
 
   /** What a server answered to a question before, and when (ms since 1970). */
-  async answer<T>(question: Question): Promise<{ readonly answer: T; readonly time: number } | undefined> {
-    const note = await readNote<{ about: string; answer: T; time: number }>(this.#path(answerName(question)));
-    return note?.about === digestOfQuestion(question) ? { answer: note.answer, time: note.time } : undefined;
+  answer<T>(question: Question): Promise<{ readonly answer: T; readonly time: number } | undefined> {
+    return this.#answers.get<T>(textOf(question));
   }
 
-  async keepAnswer<T>(question: Question, answer: T): Promise<void> {
-    // By its digest, for a URL may hold a password.
-    const note = { about: digestOfQuestion(question), answer, time: Date.now() };
-    await writeNote(this.#path(answerName(question)), note);
+  keepAnswer<T>(question: Question, answer: T): Promise<void> {
+    return this.#answers.keep(textOf(question), answer);
   }
 
   /** Bare repositories that the git program fetches into. */
@@ -136,11 +136,7 @@ export interface Question {
   readonly about: string;
 }
 
-const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
-const digestOfQuestion = ({ url, about }: Question): string => digestOf(`${url}\n${about}`);
-const answerName = (question: Question): string =>
-  join('answers', `${digestOfQuestion(question).slice(0, 40)}.json`);
-const stamp = (): string => `${process.pid}.${randomBytes(4).toString('hex')}`;
+const textOf = ({ url, about }: Question): string => `${url}\n${about}`;
 
 async function endsWith(pack: string, { checksum, packSize }: CommitFacts): Promise<boolean> {
   const handle = await open(pack, 'r').catch(() => undefined);

@@ -2,13 +2,14 @@
  * Files that Git LFS keeps outside the repository: their pointers, and a client for the batch API that brings them.
  * Source: git-lfs's docs/spec.md, docs/api/batch.md and docs/api/server-discovery.md.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { FlkError, redactUrls } from '../base/errors.ts';
 import { makeFolder } from '../base/files.ts';
+import { StageFolder } from '../base/stages.ts';
 import { type HttpClient, type HttpResponse, readBody, statusError } from './http.ts';
 
 export interface LfsPointer {
@@ -56,12 +57,14 @@ interface Action {
 export class LfsClient {
   readonly #http: HttpClient;
   readonly #folder: string;
+  readonly #stages: StageFolder;
   readonly #offline: boolean;
   readonly #carry: (subject: string, work: () => Promise<void>) => Promise<void>;
 
   constructor(options: LfsOptions) {
     this.#http = options.http;
     this.#folder = options.folder;
+    this.#stages = new StageFolder(join(options.folder, 'stage'));
     this.#offline = options.offline ?? false;
     this.#carry = options.carry ?? ((_, work) => work());
   }
@@ -170,10 +173,10 @@ export class LfsClient {
     await this.#keep(pointer, response.body);
   }
 
-  /** Writes an object beside its place, and puts it there once it is known to be the one. */
+  /** Writes an object elsewhere, and puts it there once it is known to be the one. */
   async #keep(pointer: LfsPointer, content: AsyncIterable<Buffer>): Promise<void> {
     const path = this.path(pointer.oid);
-    const staged = `${path}.${process.pid}.${randomBytes(4).toString('hex')}`;
+    const staged = await this.#stages.next();
     await makeFolder(join(this.#folder, pointer.oid.slice(0, 2)));
     const hash = createHash('sha256');
     let size = 0;

@@ -247,7 +247,7 @@ export class GitSource {
   /** Spools, checks and hashes a pack while it arrives. */
   async #fetchCommit(ref: GitRef, rev: Rev, running: Span): Promise<CachedCommit> {
     const remote = await this.#remote(ref.url);
-    const staged = await this.#cache.stage(rev);
+    const staged = await this.#cache.stage();
     try {
       const hasher = new NarHasher();
       const capture = new ManifestCapture();

@@ -1,21 +1,26 @@
-/** Small JSON files in a cache, each with a digest of its own, so that what a power cut or a stranger left is not believed. */
+/**
+ * Small JSON files in a cache, each with a digest of its own, so that what a power cut or a stranger left is not believed; and
+ * folders of them, for what was asked before.
+ */
 import { createHash, randomBytes } from 'node:crypto';
 import { readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { FlkError } from '../base/errors.ts';
 import { makeFolder } from '../base/files.ts';
+import { StageFolder } from '../base/stages.ts';
 
 /** Above this a note is not one of ours. */
 const maxNote = 32 * 2 ** 20;
 
-const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
+/** SHA-256 in hex. */
+export const sha256Hex = (text: string | Buffer): string => createHash('sha256').update(text).digest('hex');
 
 /** A note whose first line is the SHA-256 of the rest; undefined where there is none that holds. */
 export async function readNote<T>(path: string): Promise<T | undefined> {
   const text = await readFile(path, 'utf8').catch(() => undefined);
   if (text === undefined || text.length > maxNote) return undefined;
   const body = text.slice(65);
-  return text.slice(0, 64) === digestOf(body) ? (JSON.parse(body) as T) : undefined;
+  return text.slice(0, 64) === sha256Hex(body) ? (JSON.parse(body) as T) : undefined;
 }
 
 /** Replaces the note in one step; makes its folder. Throws FLK_FILE_UNWRITABLE. */
@@ -24,7 +29,7 @@ export async function writeNote(path: string, note: unknown): Promise<void> {
   await makeFolder(dirname(path));
   const staged = `${path}.${process.pid}.${randomBytes(4).toString('hex')}`;
   try {
-    await writeFile(staged, `${digestOf(body)}\n${body}`, { flag: 'wx' });
+    await writeFile(staged, `${sha256Hex(body)}\n${body}`, { flag: 'wx' });
     await rename(staged, path);
   } catch (error) {
     await rm(staged, { force: true });
@@ -39,3 +44,30 @@ export function unwritable(path: string, cause: unknown): FlkError {
     { cause },
   );
 }
+
+/** What was answered to which question, and when. Questions are known by their digest alone, for a URL may hold a password. */
+export class Answers {
+  readonly #folder: string;
+
+  /** `folder` need not exist. */
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  /** `time` in ms since 1970. */
+  async get<T>(question: string): Promise<{ readonly answer: T; readonly time: number } | undefined> {
+    const note = await readNote<{ about: string; answer: T; time: number }>(this.#path(question));
+    return note?.about === sha256Hex(question) ? { answer: note.answer, time: note.time } : undefined;
+  }
+
+  async keep<T>(question: string, answer: T): Promise<void> {
+    await writeNote(this.#path(question), { about: sha256Hex(question), answer, time: Date.now() });
+  }
+
+  #path(question: string): string {
+    return join(this.#folder, `${sha256Hex(question).slice(0, 40)}.json`);
+  }
+}
+
+/** Where in a cache's folder things are while they arrive. */
+export const stagesOf = (cacheFolder: string): StageFolder => new StageFolder(join(cacheFolder, 'stage'));

@@ -2,11 +2,12 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes } from 'node:crypto';
 import { lstatSync } from 'node:fs';
-import { chmod, lstat, mkdir, readdir, rename, symlink } from 'node:fs/promises';
+import { chmod, lstat, mkdir, rename, symlink } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
-import { makeFolder, startTime, syncFolder, withFileLock } from '../base/files.ts';
+import { makeFolder, syncFolder, withFileLock } from '../base/files.ts';
+import { StageFolder } from '../base/stages.ts';
 import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
 import { hashTree, NarHasher, type Tree, type TreeSink } from '../formats/nar.ts';
 import { baseNameOf, hashPart, makeSourcePath, makeTextPath, type StorePath } from '../formats/store-path.ts';
@@ -68,9 +69,9 @@ interface Entry {
 export async function openStore(root: string): Promise<Store> {
   const absolute = resolve(root);
   const places = new Places(absolute);
-  for (const folder of [places.store, places.stages, places.locks]) await makeFolder(folder);
+  for (const folder of [places.store, places.locks]) await makeFolder(folder);
   const database = await openDatabase(join(places.state, 'store.sqlite'));
-  await removeAbandoned(places.stages);
+  await places.stages.open();
   return new DiskStore(places, database);
 }
 
@@ -78,7 +79,7 @@ class Places {
   readonly root: string;
   readonly store: string;
   readonly state: string;
-  readonly stages: string;
+  readonly stages: StageFolder;
   readonly locks: string;
   readonly indirectRoots: string;
 
@@ -86,22 +87,9 @@ class Places {
     this.root = root;
     this.store = join(root, 'nix/store');
     this.state = join(root, 'nix/var/flk');
-    this.stages = join(this.state, 'stage');
+    this.stages = new StageFolder(join(this.state, 'stage'), removeTree);
     this.locks = join(this.state, 'locks');
     this.indirectRoots = join(root, 'nix/var/nix/gcroots/auto');
-  }
-}
-
-/** A stage is named after the process it belongs to: PID, its start time (numbers are used again), and chance. */
-const ownStage = async (): Promise<string> =>
-  `${process.pid}-${await startTime(process.pid)}-${randomBytes(6).toString('hex')}`;
-
-async function removeAbandoned(stages: string): Promise<void> {
-  for (const name of await readdir(stages).catch(() => [])) {
-    const [pid, started] = name.split('-');
-    if ((await startTime(Number(pid))) === started) continue;
-    // Another process may be at the same; what stays is the next one's.
-    await removeTree(join(stages, name)).catch(() => {});
   }
 }
 
@@ -221,7 +209,7 @@ class DiskStore implements Store {
   }
 
   async stage(): Promise<{ readonly path: string; dispose(): Promise<void> }> {
-    const path = join(this.#places.stages, await ownStage());
+    const path = await this.#places.stages.next();
     await writing(path, () => mkdir(path, { mode: 0o700 }));
     return { path, dispose: () => removeTree(path) };
   }

@@ -1,9 +1,10 @@
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { brotliCompressSync, gzipSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Event } from '../../../src/base/events.ts';
+import { startTime } from '../../../src/base/files.ts';
 import { type NarHash, narHashOf, sha256 } from '../../../src/formats/hash.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import {
@@ -209,6 +210,10 @@ describe('a single file', () => {
   });
 });
 
+/** What a fetch has left behind in the cache. */
+const leftIn = (cacheFolder: string): string[] =>
+  ['stage', 'archives/trees'].flatMap((folder) => readdirSync(join(cacheFolder, folder)));
+
 /** With one byte changed; `at` may count from the end. */
 function damaged(bytes: Buffer, at: number): Buffer {
   const copy = Buffer.from(bytes);
@@ -281,7 +286,7 @@ describe('what no honest archive holds', () => {
     const error = await errorOf(sourceOf({ cacheFolder }).fetch(requestOf(serve(body))));
     expect(error).toMatchObject({ code });
     expect(server.log.length - before).toBe(1);
-    expect(readdirSync(join(cacheFolder, 'archives/trees'))).toEqual([]);
+    expect(leftIn(cacheFolder)).toEqual([]);
   });
 
   test('63 names are enough', async () => {
@@ -299,7 +304,7 @@ describe('what no honest archive holds', () => {
     const cacheFolder = temporaryFolder();
     const error = await errorOf(sourceOf({ cacheFolder, limits }).fetch(requestOf(serve(bomb))));
     expect(error).toMatchObject({ code: 'FLK_LIMIT', facts: { packed: String(bomb.length) } });
-    expect(readdirSync(join(cacheFolder, 'archives/trees'))).toEqual([]);
+    expect(leftIn(cacheFolder)).toEqual([]);
     // The same bytes in a zip, where entries are unpacked one by one.
     const zip = zipOf({ path: 'zeros', contents: Buffer.alloc(4 * 2 ** 20), deflate: true });
     expect(await errorOf(sourceOf({ limits }).fetch(requestOf(serve(zip))))).toMatchObject({
@@ -452,6 +457,16 @@ describe('the cache', () => {
     const known = await sourceOf({ cacheFolder }).byHash(tree.narHash);
     expect(await nodeOf(known!)).toEqual(smallTree);
     expect(await source.byHash(narHashOf(sha256('else')) as NarHash)).toBeUndefined();
+  });
+
+  test('loses what a killed process was writing, not what a living one is', async () => {
+    const cacheFolder = temporaryFolder();
+    mkdirSync(join(cacheFolder, 'stage'));
+    const own = `${process.pid}-${await startTime(process.pid)}-ab.tree`;
+    for (const name of ['4194304-12345-ab.tree', '4194304-12345-ab.zip', own])
+      writeFileSync(join(cacheFolder, 'stage', name), 'half');
+    await sourceOf({ cacheFolder }).fetch(requestOf(serve(small)));
+    expect(readdirSync(join(cacheFolder, 'stage'))).toEqual([own]);
   });
 
   test('reads files of a tree, the flake’s own without reading anything else', async () => {

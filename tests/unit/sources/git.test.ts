@@ -393,6 +393,15 @@ describe('the cache', () => {
     const failing = source({ revCount: false }).fetch({ ...ref, rev: one, ref: 'dev' });
     await expect(failing).rejects.toEqual(withCode('FLK_NETWORK'));
     expect(readdirSync(join(cacheFolder, 'git'))).toEqual([]);
+    expect(readdirSync(join(cacheFolder, 'stage'))).toEqual([]);
+  });
+
+  it('loses the pack that a killed process was fetching', async () => {
+    const { source, ref, cacheFolder } = await rig();
+    mkdirSync(join(cacheFolder, 'stage'), { recursive: true });
+    writeFileSync(join(cacheFolder, 'stage', '4194304-12345-ab'), 'PACK');
+    await source().fetch(ref);
+    expect(readdirSync(join(cacheFolder, 'stage'))).toEqual([]);
   });
 
   it('serves a commit to other repositories that hold it', async () => {
