@@ -141,8 +141,16 @@ export const errorCodes = {
     'flk metadata lists the inputs',
     'The command names an input that the flake does not have.',
   ),
-  FLK_FOLLOWS_MISSING: row(2, '', 'An input follows another one that does not exist.'),
-  FLK_FOLLOWS_CYCLE: row(2, '', 'Inputs follow one another in a circle, so none of them has a source.'),
+  FLK_FOLLOWS_MISSING: row(
+    2,
+    'let it follow an input that there is',
+    'An input follows another one that does not exist.',
+  ),
+  FLK_FOLLOWS_CYCLE: row(
+    2,
+    'give one of them a url of its own',
+    'Inputs follow one another in a circle, so none of them has a source.',
+  ),
   FLK_INPUT_CYCLE: row(2, '', 'A flake is, through its inputs, an input of itself. The whole path is shown.'),
   FLK_GRAPH_LIMIT: row(
     2,
@@ -393,7 +401,8 @@ function clean(text: string): string {
 
 /** Replaces user info in URLs by what `mask` gives for it: `***`, or as many characters where places in the text must stay. */
 export function redactUrls(text: string, mask: (user: string) => string = () => '***'): string {
-  return text.replace(/\b([a-z][a-z0-9+.-]*:\/\/)([^/?#\s@]*)@/gi, (whole, scheme: string, user: string) =>
-    user === 'git' ? whole : `${scheme}${mask(user)}@`,
+  // Without a look at the scheme: of a long text without one, that would take the square of its length.
+  return text.replace(/:\/\/([^/?#\s@]*)@/g, (whole, user: string) =>
+    user === 'git' ? whole : `://${mask(user)}@`,
   );
 }

@@ -97,7 +97,7 @@ async function computeLock(
 }
 
 /** What mends a fault depends on whose it is: the root's manifest's, or that of a flake which somebody else keeps. */
-function withOwnHint(thrown: unknown, { inputs }: FlakeManifest): unknown {
+function withOwnHint(thrown: unknown, { inputs, kind }: FlakeManifest): unknown {
   if (!(thrown instanceof FlkError)) return thrown;
   const input = thrown.trail.at(-1) ?? '';
   const { code, message, facts, trail, diagnostics } = thrown;
@@ -108,6 +108,16 @@ function withOwnHint(thrown: unknown, { inputs }: FlakeManifest): unknown {
       return inputs.get(input)?.ref?.rev === undefined
         ? thrown
         : saying(`the manifest asks for this revision: name another one in input ${input}`);
+    case 'FLK_NAR_HASH_MISMATCH':
+      return inputs.get(input)?.ref?.narHash === undefined
+        ? thrown
+        : saying(
+            `the manifest asks for this narHash: correct it in input ${input}, if you trust what was found`,
+          );
+    case 'FLK_MANIFEST_MISSING':
+      return kind === 'nix' && inputs.has(input)
+        ? saying(`if only its files are wanted: inputs.${input}.flake = false;`)
+        : thrown;
     case 'FLK_LOCK_INVALID':
     case 'FLK_LOCK_CONFLICT':
       return saying(`this lock is that flake’s own: tell its author, or take another revision of ${input}`);

@@ -10,7 +10,7 @@ import { emptyLock, type LockEdge, type LockFile } from './lock-file.ts';
 import { rulesOf } from './lock-rules.ts';
 import type { FlakeManifest } from './manifest-model.ts';
 import type { InputPath } from './package-ref.ts';
-import type { Draft, DraftEdge, Unknown } from './resolution.ts';
+import { atRootInput, type Draft, type DraftEdge, type Unknown } from './resolution.ts';
 import type { Source } from './source.ts';
 
 export interface CheckOptions {
@@ -81,7 +81,11 @@ export async function checkLock(options: CheckOptions): Promise<readonly StaleRe
   comparison.compare(root, previous.root, []);
   const reasons = comparison.reasons.sort((a, b) => comparePaths(a.input, b.input));
   if (reasons.length > 0) return reasons;
-  rules.checkFollows(new LockGraph(previous));
+  try {
+    rules.checkFollows(new LockGraph(previous));
+  } catch (error) {
+    throw atRootInput(error, manifest);
+  }
   for (const input of resolution.unusedOverrides().map(printInputPath))
     if (overrides.has(input)) reporter.emit({ kind: 'notice', notice: { type: 'unused-override', input } });
   for (const input of (await resolution.outdated()).map(printInputPath))

@@ -21,7 +21,7 @@ import {
 import { type LockRules, rulesOf } from './lock-rules.ts';
 import type { FlakeManifest } from './manifest-model.ts';
 import type { InputPath } from './package-ref.ts';
-import type { Draft } from './resolution.ts';
+import { atRootInput, type Draft } from './resolution.ts';
 import type { Fetched, Source, Tag } from './source.ts';
 
 export interface LockOptions {
@@ -83,7 +83,11 @@ export async function lock(options: LockOptions): Promise<LockFile> {
     });
     const locked = numbered(await resolution.run());
     checkUpdates(updates, resolution.visited, locked, rules, reporter);
-    rules.checkFollows(new LockGraph(locked));
+    try {
+      rules.checkFollows(new LockGraph(locked));
+    } catch (error) {
+      throw atRootInput(error, manifest);
+    }
     if (!isSameLock(locked, options.previous ?? emptyLock)) checkLocked(locked, options.allowDirtyLocks);
     for (const input of resolution.unusedOverrides())
       reporter.emit({ kind: 'notice', notice: { type: 'unused-override', input: printInputPath(input) } });

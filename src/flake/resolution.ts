@@ -108,6 +108,13 @@ export async function lockSideBySide(
   }
 }
 
+/** A fault of `follows` in a lock that was just made, with the place in the manifest where it begins. */
+export function atRootInput(thrown: unknown, root: FlakeManifest): FlkError {
+  const error = asFlkError(thrown);
+  const range = root.inputs.get(error.trail[0]?.split('/')[0] ?? '')?.range;
+  return range ? error.within(placeOf({ file: root.file, range })) : error;
+}
+
 /** With the input's place in the trail; of the root's own inputs the place in its manifest. */
 function within(thrown: unknown, path: InputPath, root: FlakeManifest): FlkError {
   const error = asFlkError(thrown).within(printInputPath(path));

@@ -124,16 +124,25 @@ class Parser {
   }
 
   #expect(kind: TokenKind, wanted: string, opened?: Token): Token {
-    if (this.#token.kind !== kind) throw this.#unexpected(wanted, opened);
+    if (this.#token.kind !== kind) throw this.#unexpected(wanted, { opened });
     return this.#take();
   }
 
-  #unexpected(wanted: string, opened?: Token): FlkError {
+  /** `opened`: what is not closed yet. `missing`: where a `;` may be missing, an offset. */
+  #unexpected(
+    wanted: string,
+    { opened, missing }: { readonly opened?: Token | undefined; readonly missing?: number } = {},
+  ): FlkError {
     const token = this.#token;
     if (token.kind === 'fault') return syntaxError(this.#file, token, token.value);
-    const where = opened && positionOf(this.#file.text, opened.start);
+    const open = opened && positionOf(this.#file.text, opened.start);
+    const before = missing === undefined ? undefined : positionOf(this.#file.text, missing);
     const suggestion =
-      where && `what is open since line ${where.line}, column ${where.column} is not complete`;
+      open !== undefined
+        ? `what is open since line ${open.line}, column ${open.column} is not complete`
+        : before !== undefined && before.line < positionOf(this.#file.text, token.start).line
+          ? `is a ; missing at the end of line ${before.line}?`
+          : undefined;
     return syntaxError(
       this.#file,
       token,
@@ -487,7 +496,7 @@ class Parser {
     const token = this.#token;
     return token.kind === 'fault' && token.start === this.#file.text.length
       ? syntaxError(this.#file, opened, token.value)
-      : this.#unexpected('text', opened);
+      : this.#unexpected('text', { opened });
   }
 
   #indentedString(): Expr {
@@ -576,13 +585,14 @@ class Parser {
     while (this.#token.kind !== close) {
       if (this.#token.kind === 'inherit') this.#inherit(attrs);
       else {
-        if (!this.#startsAttrName()) throw this.#unexpected(`an attribute’s name or ${close}`, opened);
+        if (!this.#startsAttrName()) throw this.#unexpected(`an attribute’s name or ${close}`, { opened });
         const path = this.#attrPath();
         this.#expect('=', '. or =');
         this.#enter(path.length);
         const value = this.#expression();
         this.#leave(path.length);
-        this.#expect(';', '; after the value');
+        if (this.#token.kind !== ';') throw this.#unexpected('; after the value', { missing: lastOf(value) });
+        this.#take();
         bindPath(attrs, path, value, this.#onDuplicate);
       }
     }
@@ -693,4 +703,10 @@ function call(callee: Expr, args: readonly Expr[], end: number): Expr {
   return callee.kind === 'call'
     ? { ...callee, end, args: [...callee.args, ...args] }
     : { kind: 'call', start: callee.start, end, callee, args };
+}
+
+/** Where a value most likely ends: what is called with the next line's first word was not meant to be called. */
+function lastOf(value: Expr): number {
+  if (value.kind !== 'call') return value.end;
+  return (value.args.at(-2) ?? value.callee).end;
 }

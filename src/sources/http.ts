@@ -16,7 +16,10 @@ export interface HttpOptions {
   readonly signal?: AbortSignal | undefined;
   /** Milliseconds until a connection must stand, TLS included. Default 20 s. */
   readonly connectTimeout?: number | undefined;
-  /** Milliseconds that a server may be silent. Default 60 s. */
+  /**
+   * Milliseconds that a server may be silent. Default 60 s. Its answer must begin within twice as long, and who sends less than
+   * 16 KiB in ten times as long is given up, too.
+   */
   readonly idleTimeout?: number | undefined;
   /** Connections to one host. Default 16. */
   readonly maxSockets?: number | undefined;
@@ -170,6 +173,16 @@ export class HttpClient {
         outgoing.destroy(new TimeoutError(`${url.host} was silent for ${seconds(idleTimeout)}`)),
       );
       outgoing.on('socket', (socket) => {
+        // A byte now and then is no silence.
+        const begun = setTimeout(
+          () =>
+            outgoing.destroy(
+              new TimeoutError(`${url.host} did not answer within ${seconds(2 * idleTimeout)}`),
+            ),
+          connectTimeout + 2 * idleTimeout,
+        );
+        const answered = (): void => clearTimeout(begun);
+        outgoing.once('response', answered).once('close', answered);
         if (!socket.connecting) return;
         const timer = setTimeout(
           () =>
@@ -185,7 +198,7 @@ export class HttpClient {
         resolve({
           status: response.statusCode ?? 0,
           headers: response.headers,
-          body: bodyOf(response, fail),
+          body: bodyOf(response, fail, { host: url.host, window: 10 * idleTimeout }),
         }),
       );
       outgoing.end(body);
@@ -212,17 +225,30 @@ class TimeoutError extends Error {}
 
 const seconds = (ms: number): string => `${ms / 1000} s`;
 
+/** Bytes: a Git server that thinks sends one a second. */
+const leastInWindow = 16 * 1024;
+
 async function* bodyOf(
   response: IncomingMessage,
   fail: (error: unknown) => FlkError,
+  { host, window }: { readonly host: string; readonly window: number },
 ): AsyncGenerator<Buffer> {
   const chunks: AsyncIterator<Buffer> = response[Symbol.asyncIterator]();
+  let since = Date.now();
+  let received = 0;
   try {
     for (;;) {
       const next = await chunks.next().catch((error: unknown) => {
         throw fail(error);
       });
       if (next.done) return;
+      received += next.value.length;
+      if (Date.now() - since >= window) {
+        if (received < leastInWindow)
+          throw fail(new TimeoutError(`${host} sent ${received} bytes in ${seconds(window)}`));
+        since = Date.now();
+        received = 0;
+      }
       yield next.value;
     }
   } finally {
@@ -344,7 +370,14 @@ function networkError(url: URL, error: unknown, signal: AbortSignal | undefined,
   const code = systemCode(error) ?? 'ERROR';
   const text = meanings[code] ?? (error instanceof Error ? error.message : String(error));
   const message = `cannot reach ${url.host}: ${text}`;
-  const details = { cause: error, facts: { url: place(url), reason: code } };
+  const hint = /CERT|LEAF_SIGNATURE/.test(code)
+    ? 'check the address; an authority of your own is named by sslCertFile or $SSL_CERT_FILE'
+    : undefined;
+  const details = {
+    cause: error,
+    facts: { url: place(url), reason: code },
+    ...(hint === undefined ? {} : { hint }),
+  };
   if (!passing.has(code)) return new FlkError('FLK_NETWORK', message, details);
   // A kept connection that the server had closed meanwhile: nothing is wrong, and nothing is to be waited for.
   return new TransientError('FLK_NETWORK', message, reused ? { ...details, retryAfter: 0 } : details);

@@ -194,7 +194,10 @@ export class FlakeRegistries {
     const { ref: _ref, rev: _rev, ...rest } = attributes;
     const bare = keyOf(rest);
     for (const name of names) {
-      const found = (await this.entries(name)).find(({ from, exact }) => {
+      const entries = await this.entries(name).catch((error: unknown) => {
+        throw name === 'global' ? unreached(error, printEntryRef(attributes)) : error;
+      });
+      const found = entries.find(({ from, exact }) => {
         const key = keyOf(from);
         return key === whole || (!exact && key === bare);
       });
@@ -258,4 +261,13 @@ function withOverrides(from: RefAttributes, to: RefAttributes, asked: RefAttribu
     default:
       throw refuse(`which has no ${ref === undefined ? 'revisions' : 'branches or tags'}`);
   }
+}
+
+/** Who asked for a name may not know that a server was to explain it. */
+function unreached(thrown: unknown, name: string): unknown {
+  if (!(thrown instanceof FlkError)) return thrown;
+  const { code, message, facts, trail, diagnostics } = thrown;
+  if (code !== 'FLK_NETWORK' && code !== 'FLK_HTTP_STATUS' && code !== 'FLK_OFFLINE') return thrown;
+  const hint = `the global registry says what ${name} means: write the whole reference instead, or --override-flake NAME REF`;
+  return new FlkError(code, message, { hint, facts, trail, diagnostics, cause: thrown });
 }

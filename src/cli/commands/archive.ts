@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { limiter } from '../../base/concurrency.ts';
 import { FlkError } from '../../base/errors.ts';
 import { isRelativePath, refKey } from '../../flake/flake-ref.ts';
-import { LockGraph } from '../../flake/graph.ts';
+import { LockGraph, printInputPath } from '../../flake/graph.ts';
 import type { LockFile } from '../../flake/lock-file.ts';
 import type { SourceTree } from '../../flake/source.ts';
 import { toNarInfoHash } from '../../formats/narinfo.ts';
@@ -25,11 +25,10 @@ const parallel = 8;
 export async function runArchive(context: Context): Promise<number> {
   const { flake, lock } = await openLocked(context, context.args[0] ?? '.');
   const { tree } = await flake.tree();
-  const sources = await sourcesOf(context, lock);
-  const trees = new Map(
-    [tree, ...sources.values()].map((one) => [makeSourcePath('source', one.narHash), one]),
-  );
-  if (!context.flags['dry-run']) await copy(context, trees);
+  const dryRun = context.flags['dry-run'] === true;
+  const sources = await sourcesOf(context, lock, dryRun);
+  const trees = new Map([tree, ...sources.values()].map((one) => [sourcePathOf(one), one]));
+  if (!dryRun) await copy(context, trees);
   const graph = new LockGraph(lock);
   const inputsOf = (key: string): Record<string, Archived> => {
     const inputs: Record<string, Archived> = {};
@@ -58,11 +57,32 @@ async function sourcesOf(context: Context, lock: LockFile): Promise<ReadonlyMap<
   const fetched = new Map<string, Promise<SourceTree>>();
   const entries = [...lock.nodes].map(async ([key, { locked }]) => {
     if (locked === undefined || isRelativePath(locked)) return [];
-    const known = fetched.get(refKey(locked)) ?? limit(async () => (await source.fetch(locked)).tree);
+    const known =
+      fetched.get(refKey(locked)) ??
+      limit(async () => (await source.fetch(locked)).tree).catch((error: unknown) => {
+        throw ofInput(error, lock, key);
+      });
     fetched.set(refKey(locked), known);
     return [[key, await known]] as const;
   });
   return new Map((await Promise.all(entries)).flat());
+}
+
+/** The error with the first of the inputs that are this node, which is the one to update. */
+function ofInput(thrown: unknown, lock: LockFile, node: string): unknown {
+  const path = new LockGraph(lock)
+    .inputs()
+    .find(({ edge }) => edge.kind === 'node' && edge.key === node)?.path;
+  if (!(thrown instanceof FlkError) || path === undefined) return thrown;
+  const { code, message, facts, trail, diagnostics, hint } = thrown;
+  const input = printInputPath(path);
+  return new FlkError(code, message, {
+    facts,
+    diagnostics,
+    trail: [input, ...trail],
+    hint: hint.replace(/\bINPUT\b/, input),
+    cause: thrown,
+  });
 }
 
 async function copy(context: Context, trees: ReadonlyMap<StorePath, SourceTree>): Promise<void> {

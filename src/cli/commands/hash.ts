@@ -21,7 +21,7 @@ export async function runHash(context: Context): Promise<number> {
   const { flags } = context;
   const algorithm = flags['hash-algo'] === undefined ? undefined : parseAlgorithm(flags['hash-algo']);
   const notation = parseNotation((what === 'convert' ? flags.to : flags.format) ?? 'sri');
-  if (subjects.length === 0)
+  if (subjects.length === 0 && ['convert', 'path', 'file'].includes(what))
     throw usage(`flk hash ${what} needs ${what === 'convert' ? 'a hash' : 'a path'}`);
   switch (what) {
     case 'convert':
