@@ -45,6 +45,8 @@ export interface ArchiveRequest {
   readonly shown: string;
   /** A name that means one tree for ever (`github:github.com/owner/repo/REV`): once here, it is not asked for again. */
   readonly identity?: string;
+  /** What a lock says of the tree: an earlier answer with another one is not taken, but asked for again. */
+  readonly narHash?: NarHash | undefined;
   /** `file`: the bytes as they are, as a tree of one regular file. */
   readonly kind: 'tarball' | 'file';
 }
@@ -108,7 +110,7 @@ export class ArchiveSource {
    */
   fetch(request: ArchiveRequest): Promise<ArchiveAnswer> {
     const question = questionOf(request);
-    return this.#asked.get(question, () => this.#fetch(request, question));
+    return this.#asked.get(`${question}\n${request.narHash ?? ''}`, () => this.#fetch(request, question));
   }
 
   /** A tree that is known by its NAR hash, whoever served it. */
@@ -148,7 +150,7 @@ export class ArchiveSource {
   async #known(request: ArchiveRequest, question: string, asked: number): Promise<ArchiveAnswer | undefined> {
     if (request.url.protocol === 'file:') return undefined;
     const kept = await this.#cache.answer(question);
-    if (!kept) return undefined;
+    if (!kept || !isWanted(kept.answer, request)) return undefined;
     const { offline, refresh, refTtl = 0 } = this.#options;
     const young = kept.time >= asked || (!refresh && Date.now() - kept.time < refTtl * 1000);
     if (request.identity === undefined && !young && !offline) return undefined;
@@ -162,8 +164,8 @@ export class ArchiveSource {
 
   async #get(request: ArchiveRequest, question: string, scratch: string, work: Span): Promise<ArchiveAnswer> {
     const kept = await this.#cache.answer(question);
-    const before = kept && (await this.#opened(kept.answer));
-    const conditions = before ? conditionsOf(kept.answer) : {};
+    const before = kept && isWanted(kept.answer, request) ? await this.#opened(kept.answer) : undefined;
+    const conditions = before && kept ? conditionsOf(kept.answer) : {};
     const { response, url } = await openUrl(this.#options.client, {
       url: request.url,
       common: { 'accept-encoding': 'identity', ...conditions },
@@ -296,6 +298,11 @@ export class ArchiveSource {
 /** One text per thing that can be asked. */
 function questionOf({ kind, url, identity }: ArchiveRequest): string {
   return identity === undefined ? `${kind} ${url.href}` : `${kind} as ${identity}`;
+}
+
+/** What a server once gave is no reason to believe a lock wrong: it may have been broken, or somebody else's. */
+function isWanted(answer: KeptAnswer, { narHash }: ArchiveRequest): boolean {
+  return narHash === undefined || narHash === answer.narHash;
 }
 
 function answerOf(tree: CachedTree, answer: KeptAnswer): ArchiveAnswer {

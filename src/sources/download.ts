@@ -1,5 +1,5 @@
 /** GET with redirects; and downloads of single files, which `fetch` packages name by URL and pin by hash. */
-import { FlkError } from '../base/errors.ts';
+import { FlkError, redactUrls } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import { HttpClient, type HttpResponse, statusError, withRetries } from './http.ts';
 
@@ -51,7 +51,7 @@ export interface OpenedUrl {
 
 /**
  * GETs a URL and follows redirects, never from https to http. The answer's status is 2xx, or 304 if `common` asks under a condition.
- * Throws FLK_NETWORK, FLK_HTTP_STATUS, FLK_HTTP_AUTH, FLK_USAGE for a redirect to another kind of URL, FLK_INTERRUPTED.
+ * Throws FLK_NETWORK, FLK_HTTP_STATUS, also for a redirect to another kind of URL, FLK_HTTP_AUTH, FLK_INTERRUPTED.
  */
 export async function openUrl(client: HttpClient, request: OpenRequest): Promise<OpenedUrl> {
   let url = request.url;
@@ -69,7 +69,12 @@ export async function openUrl(client: HttpClient, request: OpenRequest): Promise
     for await (const _ of response.body) break;
     if (![301, 302, 303, 307, 308].includes(status) || headers.location === undefined)
       throw statusError(url, response);
-    const next = webUrl(headers.location, url);
+    const next = URL.canParse(headers.location, url.href) ? new URL(headers.location, url) : undefined;
+    if (next?.protocol !== 'https:' && next?.protocol !== 'http:')
+      throw new FlkError('FLK_HTTP_STATUS', `${url.host} redirects to what is no web address`, {
+        facts: { found: redactUrls(headers.location).slice(0, 200), wanted: 'http or https' },
+        hint: 'something is wrong with that server, or with what stands between you and it',
+      });
     if (url.protocol === 'https:' && next.protocol === 'http:')
       throw new FlkError('FLK_HTTP_STATUS', `${url.host} redirects from https to http`, {
         facts: { url: `${url.origin}${url.pathname}` },
@@ -88,8 +93,8 @@ export function contentLength({ headers }: Pick<HttpResponse, 'headers'>): numbe
   return text !== undefined && /^\d{1,15}$/.test(text) ? Number(text) : undefined;
 }
 
-function webUrl(text: string, base?: URL): URL {
-  const url = URL.canParse(text, base?.href) ? new URL(text, base) : undefined;
+function webUrl(text: string): URL {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
   if (url?.protocol === 'http:' || url?.protocol === 'https:') return url;
   throw new FlkError('FLK_USAGE', `cannot download ${text}: only http and https URLs are downloaded`);
 }

@@ -76,7 +76,7 @@ export class ForgeSource {
       const known = await this.#options.archives.byHash(asked.narHash);
       if (known) return locked(known, asked.lastModified ?? known.lastModified);
     }
-    const { tree, lastModified, url } = await this.#archive(at, rev, asked.rev === undefined);
+    const { tree, lastModified, url } = await this.#archive(at, rev, asked);
     if (asked.narHash !== undefined && asked.narHash !== tree.narHash)
       throw new FlkError(
         'FLK_NAR_HASH_MISMATCH',
@@ -159,8 +159,9 @@ export class ForgeSource {
     return rev;
   }
 
-  /** `there` says that the Git server has the revision. */
-  async #archive(at: ForgePlace, rev: Rev, there: boolean): ReturnType<ArchiveSource['fetch']> {
+  async #archive(at: ForgePlace, rev: Rev, asked: ForgeRef): ReturnType<ArchiveSource['fetch']> {
+    // Its Git server has just said so.
+    const there = asked.rev === undefined;
     const { archiveUrl } = forges[at.type];
     const open = archiveUrl(at, rev, false);
     const url = archiveUrl(at, rev, this.#known(at));
@@ -169,6 +170,7 @@ export class ForgeSource {
         url: from,
         shown: `${shown(at)}/${rev}`,
         identity: `${at.type}:${at.host}/${at.owner}/${at.repo}/${rev}`,
+        narHash: asked.narHash,
         kind: 'tarball',
       });
     try {

@@ -19,7 +19,7 @@ export async function fetchCurl(ref: CurlRef, archives: ArchiveSource): Promise<
     const tree = await archives.byHash(ref.narHash);
     if (tree) return { locked: ref, tree };
   }
-  const answer = await archives.fetch({ url: urlOf(ref), shown, kind: ref.type });
+  const answer = await archives.fetch({ url: urlOf(ref), shown, narHash: ref.narHash, kind: ref.type });
   const { tree } = answer;
   verify(shown, tree, ref.narHash);
   if (ref.type === 'file') return { locked: { ...ref, narHash: tree.narHash }, tree };
@@ -51,6 +51,18 @@ function immutableRef(ref: CurlRef, url: string): CurlRef {
       {
         facts: { found: pinned.type, wanted: 'tarball' },
         hint: 'the server’s Link header must lead to an archive',
+      },
+    );
+  const from = urlOf(ref).protocol;
+  const to = urlOf(pinned).protocol;
+  // The lock would make everybody read that: a file of their own, or what anyone on the way can change.
+  if (from !== to && to !== 'https:')
+    throw new FlkError(
+      'FLK_REF_UNSUPPORTED',
+      `${redactUrls(ref.url)} names ${redactUrls(url)} as its immutable URL`,
+      {
+        facts: { found: to, wanted: from },
+        hint: 'the server’s Link header must lead to a URL that is as well protected',
       },
     );
   return {

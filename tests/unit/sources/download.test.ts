@@ -82,7 +82,7 @@ describe('downloader', () => {
 
   test('a redirect cannot lead to a file of this machine', async () => {
     nock(host).get('/a').reply(302, '', { location: 'file:///etc/passwd' });
-    expect(await errorOf(download(`${host}/a`))).toMatchObject({ code: 'FLK_USAGE' });
+    expect(await errorOf(download(`${host}/a`))).toMatchObject({ code: 'FLK_HTTP_STATUS' });
   });
 
   test('a redirect cannot lead off https', async () => {
