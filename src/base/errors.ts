@@ -77,7 +77,7 @@ export const errorCodes = {
   FLK_MANIFEST_INVALID: row(
     2,
     '',
-    'flake.yaml has faults. All of them are listed, each with its line and column.',
+    'A flake.yaml or flake.nix has faults. All of them are listed, each with its line and column.',
   ),
   FLK_MANIFEST_VERSION: row(2, 'update flk', 'The flake asks for another version of flk (requireVersion).'),
   FLK_NIX_SYNTAX: row(

@@ -1,4 +1,4 @@
-/** What people meet when something is wrong: the place, and a hint that mends it. */
+/** What people meet: the place of a fault and the hint that mends it, and an answer to every --json. */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
@@ -92,5 +92,15 @@ describe('a command of flk hash', () => {
   it('that there is not is named as such', async () => {
     expect((await cliWorld().flk(['hash', 'foo'])).stderr).toContain('there is no flk hash foo');
     expect((await cliWorld().flk(['hash', 'path'])).stderr).toContain('flk hash path needs a path');
+  });
+});
+
+describe('flk registry add --json', () => {
+  it('names the file that was changed', async () => {
+    const world = cliWorld();
+    const file = join(world.folder, 'registry.json');
+    const { stdout } = await world.flk(['registry', 'add', '--json', '--registry', file, 'a', 'github:b/c']);
+    expect(JSON.parse(stdout)).toEqual({ registry: file });
+    expect(readFileSync(file, 'utf8')).toContain('"repo": "c"');
   });
 });

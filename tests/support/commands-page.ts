@@ -8,8 +8,9 @@ const intro = `# Commands
 Results go to stdout, everything else to stderr. \`flk COMMAND --help\` shows what stands here.
 
 \`FLAKE\` is a flake reference: \`.\`, \`./dir\`, \`path:/dir\`, \`git+https://host/repo?ref=main\`, \`git+file:///repo?dir=sub\`. A path is looked
-for upwards, to the root of its Git repository, until a folder has a \`flake.yaml\`. \`FLAKE#NAME\` names a package of it, \`#NAME\` one of the
-flake in this folder.
+for upwards, to the root of its Git repository, until a folder has a \`flake.yaml\` or a \`flake.nix\`. \`FLAKE#NAME\` names a package of it, \`#NAME\` one of the
+flake in this folder. Packages, and so \`build\`, \`run\` and \`show\`, are for \`flake.yaml\`; everything else is for both, but what edits a
+manifest.
 `;
 
 const closing = `## Answers in JSON
@@ -17,6 +18,26 @@ const closing = `## Answers in JSON
 With \`--json\` stdout holds one JSON document. When the command fails it is \`{"error": {code, message, facts, trail, diagnostics, hint}}\`,
 where each diagnostic has \`file\`, \`line\`, \`column\`, \`endColumn\` (counted from one, in code points), \`message\` and perhaps \`suggestion\`.
 What a person reads stands on stderr as without \`--json\`.
+
+| Command | The document |
+|---|---|
+| \`lock\`, \`update\` | \`{lockFile, changed, written, changes}\`: the flake's lock (null where it cannot have one), whether it has or should get another content, the file that was written (null: none), and what moved |
+| \`lock --check\` | as \`lock\` where the lock is current, else the error |
+| \`metadata\`, \`prefetch\`, \`archive\`, \`show\` | what \`nix flake … --json\` prints |
+| \`build\` | \`[{drvPath, outputs: {NAME: PATH}}]\`, as \`nix build --json\` |
+| \`add\`, \`set\` | \`{name, …}\` and the keys that were written |
+| \`remove\` | \`{removed: [NAME]}\` |
+| \`pin\`, \`unpin\` | \`{name}\`, for \`pin\` with \`frozen\` or \`rev\` |
+| \`init\` | \`{path, tracked}\` |
+| \`hash path\`, \`hash file\` | \`[{path, hash}]\` |
+| \`hash convert\` | \`[{from, hash}]\` |
+| \`registry list\` | \`[{registry, from, to}]\`, the references as attributes |
+| \`registry resolve\` | \`[{from, to}]\`, as text |
+| \`registry add\`, \`remove\`, \`pin\` | \`{registry}\`: the file |
+| \`explain\` | \`{code, exitStatus, explanation, hint}\` |
+
+In \`changes\` each is \`{change, input, was, now}\`: \`change\` is \`added\`, \`removed\` or \`updated\`, \`input\` its path as a list of names;
+\`was\` and \`now\` are null, \`{url, locked}\`, with \`tag\` where a version chose one, or \`{follows}\` with a path.
 
 ## Reports
 

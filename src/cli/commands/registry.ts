@@ -81,6 +81,7 @@ async function edit(
   const named = context.flags.registry;
   const path = named === undefined ? userRegistryFile(context.env) : resolve(context.cwd, named);
   await editRegistry(path, change, context.signal);
+  context.answer({ registry: path }, () => '');
   return 0;
 }
 
