@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { type CliWorld, flakeWorld } from '../support/cli.ts';
@@ -56,6 +56,14 @@ describe('flk archive', () => {
     const { stdout } = await flk(['archive', '--dry-run', '--to', 'bundle']);
     expect(stdout.trim().split('\n')).toHaveLength(3);
     expect(existsSync(join(home, 'work/bundle'))).toBe(false);
+  });
+
+  it('with --dry-run fetches nothing that the lock has the hash of', async () => {
+    const { flk, home } = archiveWorld();
+    const { stdout } = await flk(['archive', '--json', '--dry-run']);
+    rmSync(join(home, 'assets'), { recursive: true });
+    expect(await flk(['archive', '--json', '--dry-run'])).toMatchObject({ status: 0, stdout });
+    expect((await flk(['archive', '--json'])).stdout).toContain('FLK_');
   });
 
   it('refuses to copy to a server', async () => {

@@ -27,18 +27,23 @@ export async function runArchive(context: Context): Promise<number> {
   const { tree } = await flake.tree();
   const dryRun = context.flags['dry-run'] === true;
   const sources = await sourcesOf(context, lock, dryRun);
-  const trees = new Map([tree, ...sources.values()].map((one) => [sourcePathOf(one), one]));
-  if (!dryRun) await copy(context, trees);
+  if (!dryRun)
+    await copy(
+      context,
+      new Map([tree, ...sources.values()].map((one) => [makeSourcePath('source', one.narHash), one])),
+    );
+  const paths = new Set([makeSourcePath('source', tree.narHash)]);
   const graph = new LockGraph(lock);
   const inputsOf = (key: string): Record<string, Archived> => {
     const inputs: Record<string, Archived> = {};
     for (const [name, edge] of [...graph.node(key).inputs].sort(([a], [b]) => (a < b ? -1 : 1))) {
       if (edge.kind === 'follows') continue;
-      const source = sources.get(edge.key);
-      inputs[name] = {
-        inputs: inputsOf(edge.key),
-        ...(source && { path: makeSourcePath('source', source.narHash) }),
-      };
+      const { locked } = graph.node(edge.key);
+      const narHash =
+        sources.get(edge.key)?.narHash ?? (locked && isRelativePath(locked) ? undefined : locked?.narHash);
+      const path = narHash && makeSourcePath('source', narHash);
+      if (path) paths.add(path);
+      inputs[name] = { inputs: inputsOf(edge.key), ...(path && { path }) };
     }
     return inputs;
   };
@@ -46,17 +51,21 @@ export async function runArchive(context: Context): Promise<number> {
     inputs: inputsOf(lock.root),
     path: makeSourcePath('source', tree.narHash),
   };
-  context.answer(archived, () => [...trees.keys()].sort().join('\n'));
+  context.answer(archived, () => [...paths].sort().join('\n'));
   return 0;
 }
 
-/** By the keys of their nodes; all are fetched, equal ones once. */
-async function sourcesOf(context: Context, lock: LockFile): Promise<ReadonlyMap<string, SourceTree>> {
+/** By the keys of their nodes; equal ones are fetched once. A dry run needs only those whose hash the lock does not tell. */
+async function sourcesOf(
+  context: Context,
+  lock: LockFile,
+  dryRun: boolean,
+): Promise<ReadonlyMap<string, SourceTree>> {
   const source = await context.sources();
   const limit = limiter(parallel);
   const fetched = new Map<string, Promise<SourceTree>>();
   const entries = [...lock.nodes].map(async ([key, { locked }]) => {
-    if (locked === undefined || isRelativePath(locked)) return [];
+    if (locked === undefined || isRelativePath(locked) || (dryRun && locked.narHash)) return [];
     const known =
       fetched.get(refKey(locked)) ??
       limit(async () => (await source.fetch(locked)).tree).catch((error: unknown) => {
