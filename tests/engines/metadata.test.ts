@@ -1,5 +1,13 @@
 /** `nix flake metadata --json` and `flk metadata --json` of the same flakes: equal to the last attribute, fingerprint too. */
-import { appendFileSync, mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { cliWorld } from '../support/cli.ts';
@@ -71,6 +79,15 @@ describe.skipIf(!nixAvailable())(`flk metadata says what Nix says ${nixReason}`,
     expect(await bothSay(folder, './top', '--override-input', 'base', './base')).toMatchObject({
       description: 'top',
     });
+  });
+
+  it('of a lock whose nodes somebody named in their own way', async () => {
+    const folder = await arranged();
+    const file = join(folder, 'top/flake.lock');
+    const text = readFileSync(file, 'utf8');
+    writeFileSync(file, text.replace('"base": {', '"mine": {').replace('"base": "base"', '"base": "mine"'));
+    git(join(folder, 'top'), 'commit', '--quiet', '-a', '-m', 'rename');
+    expect(await bothSay(folder, './top')).toMatchObject({ locks: { nodes: { base: {} } } });
   });
 
   it('of a repository with changes of every kind, and of one without commits', async () => {

@@ -9,7 +9,7 @@ import {
   refToAttributes,
 } from '../../flake/flake-ref.ts';
 import { LockGraph, type TreeEntry } from '../../flake/graph.ts';
-import { type LockFile, printLockFile } from '../../flake/lock-file.ts';
+import { type LockFile, printLockFile, renumbered } from '../../flake/lock-file.ts';
 import { makeSourcePath } from '../../formats/store-path.ts';
 import type { Palette } from '../../report/text.ts';
 import { cleanText } from '../../report/text.ts';
@@ -71,7 +71,7 @@ async function describe(
         ? {}
         : { dirtyRev: dirtyRevision, dirtyShortRev: `${dirtyRevision.slice(0, 7)}-dirty` }),
     },
-    locks: JSON.parse(printLockFile(lock)) as unknown,
+    locks: JSON.parse(printLockFile(renumbered(lock))) as unknown,
     original: attributes,
     originalUrl: url,
     path: makeSourcePath('source', whole.tree.narHash),
@@ -91,7 +91,7 @@ function fingerprintOf(locked: FlakeRef, lock: LockFile, changes: string | undef
   );
   if (source === undefined || !pinned) return undefined;
   const { dir = '', revCount, lastModified } = locked;
-  const parts = [source, dir, printLockFile(lock).trimEnd()];
+  const parts = [source, dir, printLockFile(renumbered(lock)).trimEnd()];
   if (revCount !== undefined) parts.push(`revCount=${revCount}`);
   if (lastModified !== undefined) parts.push(`lastModified=${lastModified}`);
   return createHash('sha256').update(parts.join(';')).digest('hex');
