@@ -27,6 +27,19 @@ export interface Tree {
   walk(sink: TreeSink, signal?: AbortSignal): Promise<void>;
 }
 
+/** A walk broke off, or gave something wrong, but what was wrong with its tree is mended: the next walk gives the right nodes. */
+export class TreeMended extends FlkError {}
+
+/** Runs what walks a tree, once more if the tree was mended meanwhile; `walk` begins with new sinks each time. */
+export async function walkMended<T>(walk: () => Promise<T>): Promise<T> {
+  try {
+    return await walk();
+  } catch (error) {
+    if (!(error instanceof TreeMended)) throw error;
+    return await walk();
+  }
+}
+
 /** What Linux's file systems hold: a name has at most 255 bytes, a symlink's target 4095. */
 export const maxNameLength = 255;
 export const maxTargetLength = 4095;
@@ -228,7 +241,9 @@ export async function hashTree(
   tree: Tree,
   signal?: AbortSignal,
 ): Promise<{ readonly narHash: NarHash; readonly narSize: number }> {
-  const hasher = new NarHasher();
-  await tree.walk(hasher, signal);
-  return hasher.digest();
+  return walkMended(async () => {
+    const hasher = new NarHasher();
+    await tree.walk(hasher, signal);
+    return hasher.digest();
+  });
 }

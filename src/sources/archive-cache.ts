@@ -15,7 +15,7 @@ import { digestOf, type NarHash, toBase16 } from '../formats/hash.ts';
 import { NarHasher, type TreeSink } from '../formats/nar.ts';
 import { subtree, tee } from '../formats/tree-sinks.ts';
 import { packTree, type ReadPieces, type TreeNode, unpackTree, walkTree } from './archive-tree.ts';
-import { Answers, readNote, sha256Hex, stagesOf, unwritable, writeNote } from './notes.ts';
+import { Answers, CacheDamaged, readNote, sha256Hex, stagesOf, unwritable, writeNote } from './notes.ts';
 import { FileContent, isManifestPath, ManifestCapture, type Manifests } from './tree-capture.ts';
 
 interface TreeFacts {
@@ -254,11 +254,8 @@ function pieceReader(fd: number, path: string): ReadPieces {
   };
 }
 
-function damaged(path: string, cause?: unknown): FlkError {
-  return new FlkError('FLK_ARCHIVE_INVALID', `the cached tree ${path} is damaged, and was removed`, {
-    ...(cause === undefined ? {} : { cause }),
-    hint: 'run the command again: it is fetched anew',
-  });
+function damaged(path: string): CacheDamaged {
+  return new CacheDamaged('FLK_ARCHIVE_INVALID', `the cached tree ${path} is damaged, and was removed`);
 }
 
 /** A tree in the cache. Each walk checks every byte again. */
@@ -302,17 +299,14 @@ export class CachedTree implements SourceTree {
     try {
       fd = openSync(this.#path, 'r');
     } catch (cause) {
-      throw new FlkError('FLK_ARCHIVE_INVALID', `the cached tree ${this.#path} is gone`, {
-        cause,
-        hint: 'run the command again: it is fetched anew',
-      });
+      throw new CacheDamaged('FLK_ARCHIVE_INVALID', `the cached tree ${this.#path} is gone`, cause);
     }
     try {
       const hasher = new NarHasher();
       await walkTree(this.#root(fd), pieceReader(fd, this.#path), tee(hasher, sink), signal);
       if (hasher.digest().narHash !== this.#facts.narHash) throw damaged(this.#path);
     } catch (error) {
-      if (error instanceof FlkError && error.code === 'FLK_ARCHIVE_INVALID') await this.#forget();
+      if (error instanceof CacheDamaged) await this.#forget();
       throw error;
     } finally {
       closeSync(fd);

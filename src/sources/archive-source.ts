@@ -152,7 +152,7 @@ export class ArchiveSource {
     const kept = await this.#cache.answer(question);
     if (!kept || !isWanted(kept.answer, request)) return undefined;
     const { offline, refresh, refTtl = 0 } = this.#options;
-    const young = kept.time >= asked || (!refresh && Date.now() - kept.time < refTtl * 1000);
+    const young = kept.time > asked || (!refresh && Date.now() - kept.time < refTtl * 1000);
     if (request.identity === undefined && !young && !offline) return undefined;
     return this.#opened(kept.answer);
   }

@@ -17,7 +17,7 @@ import type { TreeSink } from '../formats/nar.ts';
 import { PackTreeReader } from '../formats/pack-tree.ts';
 import { subtree } from '../formats/tree-sinks.ts';
 import { CommitSurvey } from './git-survey.ts';
-import { Answers, readNote, stagesOf, unwritable, writeNote } from './notes.ts';
+import { Answers, CacheDamaged, readNote, stagesOf, unwritable, writeNote } from './notes.ts';
 import { FileContent, isManifestPath, type Manifests } from './tree-capture.ts';
 
 /** What is known of a commit once its pack has been read. */
@@ -268,14 +268,10 @@ export class CachedCommit implements SourceTree {
     } catch (error) {
       if (!(error instanceof FlkError) || error.code !== 'FLK_GIT_PACK') throw error;
       await this.#forget();
-      throw new FlkError(
+      throw new CacheDamaged(
         'FLK_GIT_PACK',
         `the cached pack of ${this.#facts.rev} is damaged, and was removed`,
-        {
-          cause: error,
-          facts: error.facts,
-          hint: 'run the command again: it is fetched anew',
-        },
+        error,
       );
     }
   }

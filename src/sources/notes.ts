@@ -37,6 +37,17 @@ export async function writeNote(path: string, note: unknown): Promise<void> {
   }
 }
 
+/** What was found to be damaged, and was removed from the cache. */
+export class CacheDamaged extends FlkError {
+  constructor(code: 'FLK_GIT_PACK' | 'FLK_ARCHIVE_INVALID', message: string, cause?: unknown) {
+    super(code, message, {
+      ...(cause === undefined ? {} : { cause }),
+      ...(cause instanceof FlkError ? { facts: cause.facts } : {}),
+      hint: 'run the command again: it is fetched anew',
+    });
+  }
+}
+
 export function unwritable(path: string, cause: unknown): FlkError {
   return new FlkError(
     'FLK_FILE_UNWRITABLE',

@@ -2,12 +2,13 @@
 import { OnceMap } from '../base/concurrency.ts';
 import type { Reporter } from '../base/events.ts';
 import { type FlakeRef, type ForgeRef, type GitRef, type IndirectRef, refKey } from '../flake/flake-ref.ts';
-import type { Fetched, Registries, Source, Tag } from '../flake/source.ts';
+import type { Fetched, Registries, Source, SourceTree, Tag } from '../flake/source.ts';
 import { ArchiveSource } from './archive-source.ts';
 import type { Credentials } from './credentials.ts';
 import { ForgeSource } from './forge.ts';
 import { assertSupported, GitSource } from './git.ts';
 import { HttpClient } from './http.ts';
+import { MendingTree } from './mending-tree.ts';
 import { fetchPath } from './path.ts';
 import { FlakeRegistries } from './registry.ts';
 import { fetchCurl } from './tarball.ts';
@@ -68,9 +69,18 @@ export class Sources implements Source {
   }
 
   async fetch(ref: FlakeRef, registries: Registries = 'limited'): Promise<Fetched> {
-    if (ref.type !== 'indirect') return await this.#fetched.get(refKey(ref), () => this.#fetch(ref));
+    if (ref.type !== 'indirect')
+      return await this.#fetched.get(refKey(ref), async () => this.#mending(await this.#fetch(ref)));
     const resolved = await this.#registries.lookup(ref, registries);
     return { ...(await this.fetch(resolved)), resolved };
+  }
+
+  /** What was fetched stays as it is within this run, so that whatever damage removed from the cache is fetched as by a new run. */
+  #mending(fetched: Fetched): Fetched {
+    const { locked, tree } = fetched;
+    if (locked.type === 'indirect' || locked.type === 'path') return fetched;
+    const again = async (): Promise<SourceTree> => (await new Sources(this.#options).#fetch(locked)).tree;
+    return { ...fetched, tree: new MendingTree(tree, again) };
   }
 
   async #fetch(ref: Exclude<FlakeRef, IndirectRef>): Promise<Fetched> {

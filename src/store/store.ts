@@ -9,7 +9,7 @@ import { FlkError } from '../base/errors.ts';
 import { makeFolder, syncFolder, withFileLock } from '../base/files.ts';
 import { StageFolder } from '../base/stages.ts';
 import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
-import { hashTree, NarHasher, type Tree, type TreeSink } from '../formats/nar.ts';
+import { hashTree, NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
 import { baseNameOf, hashPart, makeSourcePath, makeTextPath, type StorePath } from '../formats/store-path.ts';
 import { tee } from '../formats/tree-sinks.ts';
 import { openDatabase, type StoreDatabase } from './database.ts';
@@ -145,6 +145,15 @@ class DiskStore implements Store {
     const references = sortedReferences(options.references ?? []);
     const known = options.expected && this.query(makeSourcePath(name, options.expected, references));
     if (known) return known;
+    return walkMended(() => this.#addTree(name, tree, references, options.expected));
+  }
+
+  async #addTree(
+    name: string,
+    tree: Tree,
+    references: readonly StorePath[],
+    expected: NarHash | undefined,
+  ): Promise<PathInfo> {
     const stage = await this.stage();
     try {
       const staged = join(stage.path, 'tree');
@@ -152,12 +161,12 @@ class DiskStore implements Store {
       const writer = restoreTree(staged);
       await tree.walk(tee(writer, hasher)).finally(() => writer.close());
       const { narHash, narSize } = hasher.digest();
-      if (options.expected !== undefined && narHash !== options.expected)
+      if (expected !== undefined && narHash !== expected)
         throw new FlkError(
           'FLK_NAR_HASH_MISMATCH',
           `the tree for ${name} is not the one that was asked for`,
           {
-            facts: { found: narHash, wanted: options.expected },
+            facts: { found: narHash, wanted: expected },
           },
         );
       const path = makeSourcePath(name, narHash, references);
