@@ -131,13 +131,15 @@ function boundedTokens(text: string, findings: Findings): CST.Token[] | undefine
 
 /** One fault per line: those that follow on it are the first one's shadows. */
 function reportSyntax(errors: readonly YAMLError[], text: string, findings: Findings): void {
-  const lines = new Set<number>();
+  /** The newline that ends the last line with a fault: to look back for each fault's line would take the square of a long one. */
+  let lineEnd = -1;
   let swallowed = false;
   for (const error of [...errors].sort((a, b) => a.pos[0] - b.pos[0])) {
     const [start, end] = error.pos;
+    if (start <= lineEnd) continue;
     const line = text.lastIndexOf('\n', start - 1);
-    if (lines.has(line)) continue;
-    lines.add(line);
+    const next = text.indexOf('\n', start);
+    lineEnd = next < 0 ? text.length : next;
     const opening = text.lastIndexOf('{{', start);
     if (opening > line && start - opening <= 2) {
       const value = valueAt(text, opening);
