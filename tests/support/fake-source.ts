@@ -12,6 +12,7 @@ import {
 import type { FlakeManifest, InputDeclaration } from '../../src/flake/manifest-model.ts';
 import type { Fetched, Source, SourceTree, Tag } from '../../src/flake/source.ts';
 import { narHashOf, sha256 } from '../../src/formats/hash.ts';
+import type { TreeSink } from '../../src/formats/nar.ts';
 
 export interface FakeInput {
   readonly url?: string;
@@ -206,8 +207,10 @@ class FakeTree implements SourceTree {
     return fakeFile(this.#files, path);
   }
 
-  async walk(): Promise<void> {
-    throw new Error('the locker has no need to walk a tree');
+  /** The locker walks a tree only to look for symlinks, and there are none. */
+  async walk(sink: TreeSink): Promise<void> {
+    sink.directory();
+    sink.endDirectory();
   }
 }
 

@@ -335,7 +335,8 @@ describe('follows and overrides', () => {
     const bench = chain();
     bench.inputs = { a: git('a'), x: { follows: 'a/bb' } };
     const error = await errorOf(bench.run());
-    expect(error).toMatchObject({ code: 'FLK_FOLLOWS_MISSING', hint: 'did you mean a/b?', trail: ['x'] });
+    expect(error).toMatchObject({ code: 'FLK_FOLLOWS_MISSING', hint: 'did you mean a/b?' });
+    expect(error.trail.at(-1)).toBe('x');
     expect(error.message).toBe('input ‘x’ follows ‘a/bb’, which does not exist');
   });
 
