@@ -84,10 +84,13 @@ test.each([
     body: answer,
     headers: { 'content-type': 'application/x-git-upload-pack-result' },
   });
+  const before = server.log.length;
   const git = new GitSource({ cacheFolder: temporaryFolder(), reporter: silent, revCount: false });
   const error = await errorOf(git.fetch({ type: 'git', url: `${server.base}/head` }));
   expect(error.code).toBe('FLK_GIT_PROTOCOL');
   expect(error.message + JSON.stringify(error.facts)).not.toContain('\u001b');
+  // Its commit is not even asked for.
+  expect(server.log.length - before).toBe(1);
 });
 
 /** Closed at the end. `talk` may go on until it returns false. */
