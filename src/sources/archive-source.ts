@@ -110,7 +110,14 @@ export class ArchiveSource {
    */
   fetch(request: ArchiveRequest): Promise<ArchiveAnswer> {
     const question = questionOf(request);
-    return this.#asked.get(`${question}\n${request.narHash ?? ''}`, () => this.#fetch(request, question));
+    return this.#asked.get(`${question}\n${request.narHash ?? ''}`, () =>
+      this.#fetch(request, question).catch((error: unknown) => {
+        // What is wrong within an archive does not know the archive's name.
+        const nameless =
+          error instanceof FlkError && (error.code === 'FLK_ARCHIVE_INVALID' || error.code === 'FLK_LIMIT');
+        throw nameless ? error.within(request.shown) : error;
+      }),
+    );
   }
 
   /** A tree that is known by its NAR hash, whoever served it. */

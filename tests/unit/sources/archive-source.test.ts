@@ -283,8 +283,9 @@ describe('what no honest archive holds', () => {
   ])('%s is %s', async (_, code, body) => {
     const cacheFolder = temporaryFolder();
     const before = server.log.length;
-    const error = await errorOf(sourceOf({ cacheFolder }).fetch(requestOf(serve(body))));
-    expect(error).toMatchObject({ code });
+    const request = requestOf(serve(body));
+    const error = await errorOf(sourceOf({ cacheFolder }).fetch(request));
+    expect(error).toMatchObject({ code, trail: [request.shown] });
     expect(server.log.length - before).toBe(1);
     expect(leftIn(cacheFolder)).toEqual([]);
   });
