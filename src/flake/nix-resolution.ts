@@ -13,7 +13,7 @@
 import { FlkError } from '../base/errors.ts';
 import { type FlakeFolder, relativeFolder } from './flake-folder.ts';
 import { checkReach, type FetchedFlake, FlakeReader } from './flake-reader.ts';
-import { type FlakeRef, isRelativePath, printFlakeRef, sameRef } from './flake-ref.ts';
+import { type FlakeRef, isRelativePath, type PathRef, printFlakeRef, sameRef } from './flake-ref.ts';
 import { comparePaths, printInputPath } from './graph.ts';
 import { emptyLock, type FlkFacts, isInputName } from './lock-file.ts';
 import type { FlakeManifest, InputDeclaration } from './manifest-model.ts';
@@ -258,7 +258,7 @@ export class NixResolution implements Resolution {
   async #keep(pin: Pin, { path, ref, home }: Asked, frame: Frame): Promise<Draft> {
     const draft = keptDraft(pin, path);
     const { locked = ref, flake } = draft;
-    const relative = isRelativePath(ref) ? ref : undefined;
+    const relative = isRelativePath(ref) ? inLockedFolder(ref, locked) : undefined;
     if (this.#mustRead(pin, path, frame)) {
       const read = await this.#readAgain(
         path,
@@ -448,4 +448,10 @@ function draftOf(
     ...(isRelativePath(locked) && { fresh: true }),
     inputs: new Map(),
   };
+}
+
+/** Nix looks for a kept relative flake where its path leads to, but in the folder there that the lock has. */
+function inLockedFolder(ref: PathRef, locked: FlakeRef): PathRef {
+  const { dir, ...whole } = ref;
+  return locked.dir === undefined ? whole : { ...whole, dir: locked.dir };
 }

@@ -190,6 +190,36 @@ describe.skipIf(!nixAvailable())(`rules of Nix's locker ${nixReason}`, () => {
     expect(bench.lock).toBe(other);
   });
 
+  it('a kept relative flake is read again in the folder that its lock names', async () => {
+    const bench = new Bench();
+    bench.commit('a', { 'pkgs/flake.nix': plain });
+    mkdirSync(bench.path('root/sub/more'), { recursive: true });
+    bench.write('root', {
+      'flake.nix': '{ inputs.b.url = "path:./sub"; outputs = _: { }; }',
+      'sub/flake.nix': plain,
+      'sub/more/flake.nix': plain,
+    });
+    // As a careless merge leaves it: the reference of one input, the pin of another, and a follows that nobody declares.
+    const lock = {
+      nodes: {
+        b: {
+          inputs: { x: ['b'] },
+          locked: { dir: 'pkgs', path: './sub', type: 'path' },
+          original: { path: './sub', type: 'path' },
+          parent: [],
+        },
+        root: { inputs: { b: 'b' } },
+      },
+      root: 'root',
+      version: 7,
+    };
+    bench.lock = JSON.stringify(lock);
+    expect(await bench.both('lock')).toBe('no manifest');
+    lock.nodes.b.locked.dir = 'more';
+    bench.lock = JSON.stringify(lock);
+    expect(await bench.both('lock')).toBe('locked');
+  });
+
   it('an input that only the formals of outputs name takes what overrides it, and else asks the registries', async () => {
     const bench = new Bench();
     bench.commit('a', { 'flake.nix': '{ outputs = { self, implied }: { }; }' });

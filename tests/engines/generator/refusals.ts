@@ -53,6 +53,7 @@ const refusals: readonly Refusal[] = [
     nix: /Not writing lock file of flake .* because it has an unlocked input/,
     flk: ['FLK_LOCK_UNLOCKED_INPUT'],
   },
+  { kind: 'no Nix', nix: /duplicate formal function argument/, flk: ['FLK_MANIFEST_INVALID'] },
   { kind: 'lock unreadable', nix: /(Could not parse|missing in lock file)/, flk: ['FLK_LOCK_INVALID'] },
   { kind: 'lock of a later version', nix: /has unsupported version/, flk: ['FLK_LOCK_INVALID'] },
   { kind: 'lock names a missing node', nix: /lock file references missing node/, flk: ['FLK_LOCK_INVALID'] },

@@ -79,8 +79,8 @@ describe('attributes', () => {
     const line = fc
       .tuple(fc.array(piece, { minLength: 1, maxLength: 6 }), fc.constantFrom('x', '-x', '!x', 'x=v'))
       .map(([pieces, change]) => `${pieces.join('')} ${change}`)
-      // Patterns for folders depend on what lies on the disk.
-      .filter((text) => !/\/ |^!|^\[attr\]/.test(text));
+      // Patterns for folders depend on what lies on the disk; and git alone takes `/a**` for `/a` and anything below.
+      .filter((text) => !/\/ |^!|^\[attr\]|[^/ ]\*\*/.test(text));
     const file = fc.array(line, { maxLength: 4 }).map((lines) => lines.join('\n'));
     fc.assert(
       fc.property(file, file, fc.array(names, { minLength: 5, maxLength: 10 }), (root, below, paths) => {
