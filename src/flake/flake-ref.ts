@@ -58,7 +58,7 @@ function parseRef(text: string, flake: boolean): FlakeRef {
   const isWeb = /^(https?|file)$/.test(transport);
   switch (application) {
     case 'git':
-      if (!/^(https?|ssh|file)$/.test(transport))
+      if (!/^(https?|ssh|file|git)$/.test(transport))
         throw unsupportedRef(text, `Git over ${shown(transport)}:; write git+https:// or git+ssh:// instead`);
       return parseGit(text, transport);
     case 'tarball':
@@ -72,7 +72,7 @@ function parseRef(text: string, flake: boolean): FlakeRef {
       if (scheme === 'path') return parsePath(text);
       if (scheme === 'flake') return parseIndirect(text);
       if (isForge(scheme)) return parseForge(text, scheme);
-      if (scheme === 'git') throw unsupportedRef(text, 'the git:// protocol; write git+https:// instead');
+      if (scheme === 'git' && /^git:\/\//.test(text)) return parseGit(text, scheme);
   }
   throw invalidRef(text, `‘${shown(scheme)}:’ is not a kind of reference`);
 }
@@ -247,7 +247,8 @@ export function printFlakeRef(ref: FlakeRef): string {
       put('rev', ref.rev);
       put('ref', ref.ref);
       for (const flag of printedFlags) if (ref[flag]) put(flag, '1');
-      return `git+${withParameters(ref.url, parameters, ref.dir)}`;
+      // Git's own protocol says already that it is Git's.
+      return `${ref.url.startsWith('git:') ? '' : 'git+'}${withParameters(ref.url, parameters, ref.dir)}`;
     case 'tarball':
     case 'file':
       put('narHash', ref.narHash);

@@ -305,11 +305,11 @@ function normalGitUrl(url: string, where: string): string {
     ? `file://${encodeURI(url).replaceAll('?', '%3F').replaceAll('#', '%23')}`
     : url.replace(/^git\+/, '');
   const parsed: RefUrl = parseRefUrl(scp ? `ssh://${scp[1]}/${scp[2]}` : asPath);
-  if (!/^(https?|ssh|file)$/.test(parsed.scheme))
+  if (!/^(https?|ssh|file|git)$/.test(parsed.scheme))
     throw new FlkError(
       'FLK_REF_UNSUPPORTED',
       `${shown(where)}: flk does not use Git over ${parsed.scheme}:`,
-      { facts: { found: parsed.scheme, wanted: 'https, http, ssh or file' } },
+      { facts: { found: parsed.scheme, wanted: 'https, http, ssh, git or file' } },
     );
   return printRefUrl(checkTransport(parsed, where));
 }
@@ -321,7 +321,7 @@ function checkTransport(parsed: RefUrl, where: string): RefUrl {
       throw invalidRef(where, 'a file needs an absolute path');
   } else if (!parsed.authority || parsed.authority.endsWith('@'))
     throw invalidRef(where, 'its host is missing');
-  if (/^-/.test(parsed.path[1] ?? '') && parsed.scheme === 'ssh')
+  if (/^-/.test(parsed.path[1] ?? '') && /^(ssh|git)$/.test(parsed.scheme))
     throw invalidRef(where, 'its path begins with a dash');
   return parsed;
 }

@@ -17,7 +17,7 @@ interface CommonRef {
 
 export interface GitRef extends CommonRef {
   readonly type: 'git';
-  /** Without `git+`: `https://…`, `http://…`, `file:///…`, `ssh://…`. */
+  /** Without `git+`: `https://…`, `http://…`, `file:///…`, `ssh://…`, `git://…`. */
   readonly url: string;
   /** As written: `main`, `refs/tags/v1`. */
   readonly ref?: string;

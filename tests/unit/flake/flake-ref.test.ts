@@ -149,7 +149,6 @@ describe('the string form', () => {
     'git+ftp://h/x',
     'git+HTTPS://h/x',
     'git+git+https://h/x',
-    'git://h/x',
     'git+https://h/x?verifyCommit=1',
     'git+https://h/x?publicKeys=%5B%5D',
   ])('%s is known, and not fetched', (text) => {
@@ -398,7 +397,7 @@ describe('the attribute form', () => {
     [{ type: 'file', url: 'https://h/x', name: '../x' }, 'FLK_REF_INVALID'],
     [{ type: 'indirect', id: 'a.b' }, 'FLK_REF_INVALID'],
     [{ type: 'indirect', id: 'a', lastModified: 1 }, 'FLK_REF_INVALID'],
-    [{ type: 'git', url: 'git://h/x' }, 'FLK_REF_UNSUPPORTED'],
+    [{ type: 'git', url: 'git:///x' }, 'FLK_REF_INVALID'],
     [{ type: 'git', url: 'ext::sh' }, 'FLK_REF_UNSUPPORTED'],
     [{ type: 'git', url: 'https://u:p@h/x' }, 'FLK_REF_CREDENTIALS'],
     [{ type: 'git' }, 'FLK_REF_INVALID'],
