@@ -27,8 +27,6 @@ export interface Settings {
   /** The message of `--commit-lock-file`; empty for the usual one. */
   readonly commitLockFileSummary: string;
   readonly useRegistries: boolean;
-  /** A forge's revision alone pins its bytes; false asks for a NAR hash beside it. */
-  readonly trustTarballsFromGitForges: boolean;
 }
 
 type Name = keyof Settings;
@@ -43,7 +41,6 @@ export const defaultSettings: Settings = {
   allowDirtyLocks: false,
   commitLockFileSummary: '',
   useRegistries: true,
-  trustTarballsFromGitForges: true,
 };
 
 /** By Nix's names, the older ones too. What is not here is none of flk's business. */
@@ -59,7 +56,6 @@ const nixNames: Readonly<Record<string, Name>> = {
   'commit-lock-file-summary': 'commitLockFileSummary',
   'commit-lockfile-summary': 'commitLockFileSummary',
   'use-registries': 'useRegistries',
-  'trust-tarballs-from-git-forges': 'trustTarballsFromGitForges',
 };
 const names = new Set<string>(Object.values(nixNames));
 const isName = (name: string): name is Name => names.has(name);
@@ -131,7 +127,6 @@ function put(
     case 'warnDirty':
     case 'allowDirtyLocks':
     case 'useRegistries':
-    case 'trustTarballsFromGitForges':
       if (!/^(true|yes|1|false|no|0)$/.test(text)) return 'is neither true nor false';
       values[name] = /^(true|yes|1)$/.test(text);
       return undefined;

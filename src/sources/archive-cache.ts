@@ -13,10 +13,10 @@ import type { StageFolder } from '../base/stages.ts';
 import type { SourceTree } from '../flake/source.ts';
 import { digestOf, type NarHash, toBase16 } from '../formats/hash.ts';
 import { NarHasher, type TreeSink } from '../formats/nar.ts';
-import { subtree, tee } from '../formats/tree-sinks.ts';
+import { tee } from '../formats/tree-sinks.ts';
 import { packTree, type ReadPieces, type TreeNode, unpackTree, walkTree } from './archive-tree.ts';
 import { Answers, CacheDamaged, readNote, sha256Hex, stagesOf, unwritable, writeNote } from './notes.ts';
-import { FileContent, isManifestPath, ManifestCapture, type Manifests } from './tree-capture.ts';
+import { ManifestCapture, type Manifests, readThrough } from './tree-capture.ts';
 
 interface TreeFacts {
   readonly narHash: NarHash;
@@ -283,14 +283,8 @@ export class CachedTree implements SourceTree {
     return this.#facts.lastModified;
   }
 
-  async readFile(path: string): Promise<Buffer | undefined> {
-    const { files, complete } = this.#facts.manifests;
-    const known = Object.hasOwn(files, path) ? files[path] : undefined;
-    if (known !== undefined) return Buffer.from(known, 'base64');
-    if (complete && isManifestPath(path)) return undefined;
-    const content = new FileContent(path);
-    await this.walk(subtree(content, path));
-    return content.bytes;
+  readFile(path: string): Promise<Buffer | undefined> {
+    return readThrough(this.#facts.manifests, path, (sink) => this.walk(sink));
   }
 
   /** An entry that turns out damaged is FLK_ARCHIVE_INVALID, and removed, so that the next run fetches it again. */

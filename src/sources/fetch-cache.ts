@@ -15,10 +15,9 @@ import type { SourceTree } from '../flake/source.ts';
 import type { NarHash } from '../formats/hash.ts';
 import type { TreeSink } from '../formats/nar.ts';
 import { PackTreeReader } from '../formats/pack-tree.ts';
-import { subtree } from '../formats/tree-sinks.ts';
 import { CommitSurvey } from './git-survey.ts';
 import { Answers, CacheDamaged, readNote, stagesOf, unwritable, writeNote } from './notes.ts';
-import { FileContent, isManifestPath, type Manifests } from './tree-capture.ts';
+import { type Manifests, readThrough } from './tree-capture.ts';
 
 /** What is known of a commit once its pack has been read. */
 export interface CommitFacts {
@@ -230,14 +229,8 @@ export class CachedCommit implements SourceTree {
     return this.#facts.lastModified;
   }
 
-  async readFile(path: string): Promise<Buffer | undefined> {
-    const { files, complete } = this.#facts.manifests;
-    const known = Object.hasOwn(files, path) ? files[path] : undefined;
-    if (known !== undefined) return Buffer.from(known, 'base64');
-    if (complete && isManifestPath(path)) return undefined;
-    const content = new FileContent(path);
-    await this.walk(subtree(content, path));
-    return content.bytes;
+  readFile(path: string): Promise<Buffer | undefined> {
+    return readThrough(this.#facts.manifests, path, (sink) => this.walk(sink));
   }
 
   /** What decides how the tree looks with submodules, LFS or exportIgnore. One walk, the first time. */

@@ -9,13 +9,13 @@ import type { SourceTree } from '../flake/source.ts';
 import { GitAttributes } from '../formats/git-attributes.ts';
 import type { NarHash } from '../formats/hash.ts';
 import { NarHasher, type TreeSink } from '../formats/nar.ts';
-import { filterTree, type NodePath, subtree, tee } from '../formats/tree-sinks.ts';
+import { filterTree, type NodePath, tee } from '../formats/tree-sinks.ts';
 import type { CachedCommit, FetchCache, ViewFacts } from './fetch-cache.ts';
 import type { LfsClient, LfsPointer } from './git-lfs.ts';
 import { maxPointerSize, parsePointer } from './git-lfs.ts';
 import { maxSubmoduleDepth, submodulesOf } from './git-submodules.ts';
 import type { CommitSurvey } from './git-survey.ts';
-import { FileContent, isManifestPath, ManifestCapture } from './tree-capture.ts';
+import { ManifestCapture, readThrough } from './tree-capture.ts';
 
 export type ViewFlags = Pick<GitRef, 'submodules' | 'lfs' | 'exportIgnore'>;
 
@@ -63,14 +63,7 @@ export async function openView(
     narHash: facts.narHash,
     narSize: facts.narSize,
     walk,
-    readFile: async (path) => {
-      const { files, complete } = facts.manifests;
-      if (Object.hasOwn(files, path)) return Buffer.from(files[path]!, 'base64');
-      if (complete && isManifestPath(path)) return undefined;
-      const content = new FileContent(path);
-      await walk(subtree(content, path));
-      return content.bytes;
-    },
+    readFile: (path) => readThrough(facts.manifests, path, walk),
   };
 }
 

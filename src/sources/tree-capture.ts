@@ -1,6 +1,7 @@
 /** Picking single files out of a tree while it is walked: manifests and locks, which are read again and again; and any one file. */
 import { FlkError } from '../base/errors.ts';
 import type { TreeSink } from '../formats/nar.ts';
+import { subtree } from '../formats/tree-sinks.ts';
 
 /** A tree's manifests and locks, as far as they are few and small. */
 export interface Manifests {
@@ -16,7 +17,7 @@ const maxManifestsSize = 4 * 2 ** 20;
 const maxManifests = 2000;
 
 /** Whether a file at this path would have been captured. */
-export const isManifestPath = (path: string): boolean => names.has(path.slice(path.lastIndexOf('/') + 1));
+const isManifestPath = (path: string): boolean => names.has(path.slice(path.lastIndexOf('/') + 1));
 
 /** Takes a walk and keeps the manifests that it passes. */
 export class ManifestCapture implements TreeSink {
@@ -79,7 +80,7 @@ const slash = Buffer.from('/');
 const maxFileSize = 16 * 2 ** 20;
 
 /** Keeps the content of the one regular file that is sent to it; anything else is not a file. */
-export class FileContent implements TreeSink {
+class FileContent implements TreeSink {
   readonly #path: string;
   #pieces: Buffer[] | undefined;
   #depth = 0;
@@ -118,4 +119,18 @@ export class FileContent implements TreeSink {
   endFile(): void {}
 
   symlink(): void {}
+}
+
+/** As `SourceTree.readFile`: out of the manifests that were kept, else by a walk. */
+export async function readThrough(
+  { files, complete }: Manifests,
+  path: string,
+  walk: (sink: TreeSink) => Promise<void>,
+): Promise<Buffer | undefined> {
+  const known = Object.hasOwn(files, path) ? files[path] : undefined;
+  if (known !== undefined) return Buffer.from(known, 'base64');
+  if (complete && isManifestPath(path)) return undefined;
+  const content = new FileContent(path);
+  await walk(subtree(content, path));
+  return content.bytes;
 }

@@ -52,7 +52,6 @@ warnDirty: false
 allowDirtyLocks: true
 commitLockFileSummary: "lock: move"
 useRegistries: false
-trustTarballsFromGitForges: false
 x-mine: [anything]
 `,
     });
@@ -70,7 +69,6 @@ x-mine: [anything]
       allowDirtyLocks: true,
       commitLockFileSummary: 'lock: move',
       useRegistries: false,
-      trustTarballsFromGitForges: false,
     });
   });
 
@@ -104,7 +102,6 @@ trust-tarballs-from-git-forges = false
       allowDirtyLocks: true,
       commitLockFileSummary: 'lock: move',
       useRegistries: false,
-      trustTarballsFromGitForges: false,
     });
   });
 
