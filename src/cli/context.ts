@@ -159,7 +159,7 @@ export class Context {
         { Sources },
         { Credentials },
         registries,
-        { accessTokens, netrcFile, sslCertFile, tarballTtl, allowDirty },
+        { accessTokens, netrcFile, sslCertFile, tarballTtl, allowDirty, warnDirty },
       ]) =>
         new Sources({
           registries,
@@ -172,6 +172,7 @@ export class Context {
           refresh: this.flags.refresh,
           revCount: !this.flags['no-rev-count'],
           allowDirty: this.flags['allow-dirty'] ?? allowDirty,
+          warnDirty: async () => warnDirty,
           // Who locks wants to know what is there now; who uses a remote flake, not to wait for the same answer each time.
           refTtl: ['build', 'run', 'metadata'].includes(this.command) ? tarballTtl : 0,
         }),

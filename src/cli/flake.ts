@@ -109,6 +109,7 @@ async function openLocal(
     reporter: context.reporter,
     signal: context.signal,
     ...(context.flags.manifest === undefined ? {} : { manifest: chosenManifest(context.flags.manifest) }),
+    warnDirty: async () => (await context.settings()).warnDirty,
     source: { fetch: async (ref) => await (await context.sources()).fetch(ref) },
     flags,
   });

@@ -25,6 +25,8 @@ export interface LocalFlakeOptions {
   readonly source: Pick<Source, 'fetch'>;
   /** The one manifest to look for. Default: either, but not both in one folder. */
   readonly manifest?: ManifestName;
+  /** As `WorkingTreeOptions` has it. */
+  readonly warnDirty?: () => Promise<boolean>;
   /** How a repository's tree is to be taken. */
   readonly flags?: GitFlags;
 }

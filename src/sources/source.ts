@@ -29,6 +29,8 @@ export interface SourcesOptions {
   readonly revCount?: boolean;
   /** False: a repository of this machine with changes that are not committed is FLK_GIT_DIRTY. Default true. */
   readonly allowDirty?: boolean;
+  /** Whether such changes are worth a notice. Default: they are. */
+  readonly warnDirty?: () => Promise<boolean>;
   /** Requests in flight at once, over all servers. */
   readonly maxConnections?: number;
   /** What lets us in at servers. Default: nothing, but git's own helpers. */

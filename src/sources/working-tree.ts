@@ -18,6 +18,8 @@ export interface WorkingTreeOptions {
   readonly manifestPath?: string;
   /** False: changes that are not committed are FLK_GIT_DIRTY. Default true. */
   readonly allowDirty?: boolean;
+  /** Whether changes are worth a notice; asked only where there are some. Default: they are. */
+  readonly warnDirty?: (() => Promise<boolean>) | undefined;
 }
 
 /** What lies there at one moment. */
@@ -69,7 +71,8 @@ export async function openWorkingTree(
     const tree = await openCommitByIsomorphicGit(root, rev, options.signal);
     return { tree, locked: { ...pinned, lastModified, narHash: tree.narHash }, dirty, rev, lastModified };
   }
-  if (dirty) options.reporter.emit({ kind: 'notice', notice: { type: 'dirty-tree', path: root } });
+  if (dirty && (await options.warnDirty?.()) !== false)
+    options.reporter.emit({ kind: 'notice', notice: { type: 'dirty-tree', path: root } });
   const tree = await openTrackedFiles(root, state.entries, options);
   return {
     tree,

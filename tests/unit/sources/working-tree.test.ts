@@ -1,7 +1,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { silent } from '../../../src/base/events.ts';
+import { type Event, silent } from '../../../src/base/events.ts';
 import { parseFlakeRef, refToAttributes } from '../../../src/flake/flake-ref.ts';
 import { Sources } from '../../../src/sources/source.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
@@ -56,5 +56,20 @@ describe('a repository of this machine as an input', () => {
         narHash: expected.hash,
       });
     }
+  });
+});
+
+describe('a notice about changes', () => {
+  it.each([
+    [true, 1],
+    [false, 0],
+  ])('with warnDirty %s is given %i times', async (warnDirty, count) => {
+    const { root, url } = repositoryWorld();
+    writeFileSync(join(root, 'file'), 'changed');
+    const notices: unknown[] = [];
+    const reporter = { emit: (event: Event) => void (event.kind === 'notice' && notices.push(event.notice)) };
+    const cacheFolder = join(root, '../cache');
+    await new Sources({ cacheFolder, reporter, warnDirty: async () => warnDirty }).fetch(parseFlakeRef(url));
+    expect(notices).toHaveLength(count);
   });
 });
