@@ -45,10 +45,14 @@ export async function writeFileAtomic(path: string, data: string | Buffer): Prom
     await syncFolder(dirname(path));
   } catch (error) {
     await rm(staged, { force: true }).catch(() => {});
-    throw new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${path}: ${(error as Error).message}`, {
-      cause: error,
-    });
+    throw unwritable(path, error);
   }
+}
+
+/** What the system says when a place cannot be written, as FLK_FILE_UNWRITABLE. */
+export function unwritable(path: string, cause: unknown): FlkError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${path}: ${reason}`, { cause });
 }
 
 /** Makes a rename or a new name in this folder last through a power cut. */
@@ -109,9 +113,7 @@ async function take(path: string, owner: string): Promise<boolean> {
     return true;
   } catch (error) {
     if (systemCode(error) !== 'EEXIST') {
-      throw new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${path}: ${(error as Error).message}`, {
-        cause: error,
-      });
+      throw unwritable(path, error);
     }
   } finally {
     await handle?.close();

@@ -1,19 +1,17 @@
 /** Makes the outputs of a package valid: builds what is missing, inputs first, many at a time, each once across processes. */
-import { createWriteStream } from 'node:fs';
-import { lstat, mkdir, readlink, rename, rm, symlink } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { type Limiter, limiter, OnceMap, throwIfAborted } from '../base/concurrency.ts';
-import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
+import { asFlkError, FlkError } from '../base/errors.ts';
 import { type Reporter, span } from '../base/events.ts';
 import { type Derivation, derivationReferences, printDerivation } from '../formats/derivation.ts';
-import { baseNameOf, type StorePath } from '../formats/store-path.ts';
+import type { StorePath } from '../formats/store-path.ts';
 import type { Store } from '../store/store.ts';
-import { walkPath } from '../store/tree-files.ts';
+import { BuildLog } from './build-log.ts';
 import { type BuiltinContext, isBuiltin, runBuiltin } from './builtin.ts';
 import type { BuildRequest, Engine } from './engines/engine.ts';
 import type { Instantiation, PlannedDerivation } from './instantiation.ts';
-import { differences, type TakenOutput, takeOutputs } from './outputs.ts';
+import { type TakenOutput, takeOutputs } from './outputs.ts';
+import { compareWithValid } from './reproduce.ts';
 
 export interface RealiseContext extends BuiltinContext {
   readonly store: Store;
@@ -150,7 +148,7 @@ class Realisation {
     await this.#needInputs(plan);
     return this.#job(() =>
       this.#exclusively(plan.derivation, () =>
-        this.#build(drvPath, plan, (taken) => this.#compare(plan, taken)),
+        this.#build(drvPath, plan, (taken) => compareWithValid(this.#context.store, plan.name, taken)),
       ),
     );
   }
@@ -300,43 +298,7 @@ class Realisation {
     }
     return this.#context.store.closure(direct);
   }
-
-  async #compare(plan: PlannedDerivation, taken: readonly TakenOutput[]): Promise<boolean> {
-    const { store } = this.#context;
-    const differing: string[] = [];
-    const corrupt: TakenOutput[] = [];
-    for (const output of taken) {
-      const { path, narHash } = output.info;
-      const intact = await store.verifyPath(path).then(
-        () => true,
-        (error: unknown) => {
-          if (error instanceof FlkError && error.code === 'FLK_STORE_CORRUPT') return false;
-          throw error;
-        },
-      );
-      if (store.query(path)?.narHash === narHash) {
-        if (!intact) corrupt.push(output);
-        continue;
-      }
-      const lines = await differences(store.tree(path), walkPath(output.staged));
-      differing.push(...lines.map((line) => `${path}: ${line}`));
-    }
-    if (differing.length > 0)
-      throw new FlkError('FLK_BUILD_NOT_REPRODUCIBLE', `building ${plan.name} again gave other bytes`, {
-        facts: { [differing.length === 1 ? 'differs' : 'differ']: shortened(differing).join('\n') },
-      });
-    if (corrupt.length > 0) await store.register(corrupt, { replace: true });
-    return corrupt.length > 0;
-  }
 }
-
-/** Nobody reads more; the count tells the rest. */
-const maxDifferences = 1000;
-
-const shortened = (lines: readonly string[]): readonly string[] =>
-  lines.length <= maxDifferences
-    ? lines
-    : [...lines.slice(0, maxDifferences), `and ${lines.length - maxDifferences} more`];
 
 function planned(instantiation: Plan, drvPath: StorePath): PlannedDerivation {
   const found = instantiation.derivations.get(drvPath);
@@ -370,109 +332,5 @@ function combined(name: string, failures: readonly unknown[]): FlkError {
     facts: Object.fromEntries(causes.map((error) => [error.trail.at(-1) ?? error.code, error.message])),
     trail: [name],
     cause: first,
-  });
-}
-
-/** In code units: an error is read by a person, and the log has the rest. */
-const maxShownLine = 1000;
-
-/** The file under `nix/var/log/flk/drvs` that keeps what a builder printed, and the end of it at hand. */
-class BuildLog {
-  readonly #path: string;
-  readonly #stream: ReturnType<typeof createWriteStream>;
-  readonly #last: string[] = [];
-  #phase: string | undefined;
-
-  private constructor(path: string) {
-    this.#path = path;
-    this.#stream = createWriteStream(path);
-    // A log that cannot be written (a full disk) is no reason to fail: the build itself will say it.
-    this.#stream.on('error', () => {});
-  }
-
-  static async create(root: string, drvPath: StorePath): Promise<BuildLog> {
-    const path = logPath(root, drvPath);
-    await mkdir(dirname(path), { recursive: true }).catch((error: unknown) => {
-      throw unwritable(dirname(path), error);
-    });
-    return new BuildLog(path);
-  }
-
-  add(line: string): void {
-    this.#stream.write(`${line}\n`);
-    this.#last.push(line.length <= maxShownLine ? line : `${line.slice(0, maxShownLine)}…`);
-    if (this.#last.length > 20) this.#last.shift();
-    // As the phases runner announces them.
-    this.#phase = /^==> (\w+Phase)$/.exec(line)?.[1] ?? this.#phase;
-  }
-
-  close(): Promise<void> {
-    return new Promise((done) => {
-      this.#stream.once('close', done);
-      this.#stream.end();
-      if (this.#stream.closed) done();
-    });
-  }
-
-  /** What an engine threw, with the phase and the last lines, so that one need not look for the log. */
-  explain(name: string, error: unknown): FlkError {
-    const known = asFlkError(error);
-    if (!['FLK_BUILD_FAILED', 'FLK_BUILD_TIMEOUT', 'FLK_BUILD_OUTPUT_LIMIT'].includes(known.code))
-      return known.within(name);
-    const { log: _, ...facts } = known.facts;
-    const inPhase = this.#phase === undefined ? '' : ` in ${this.#phase}`;
-    return new FlkError(known.code, `${name}: ${known.message}${inPhase}`, {
-      facts: {
-        ...facts,
-        ...(this.#phase === undefined ? {} : { phase: this.#phase }),
-        ...(this.#last.length === 0 ? {} : { 'last lines': this.#last.join('\n') }),
-        log: this.#path,
-      },
-      hint: known.hint,
-      trail: [name, ...known.trail],
-      cause: error,
-    });
-  }
-}
-
-/** Where the log of a derivation's last build is kept: `nix/var/log/flk/drvs/xx/REST.drv`, plain text. */
-export function logPath(root: string, drvPath: StorePath): string {
-  const base = baseNameOf(drvPath);
-  return join(root, 'nix/var/log/flk/drvs', base.slice(0, 2), base.slice(2));
-}
-
-/**
- * Makes `link` a symlink to `target` (a physical path) in one step and keeps what it leads to alive. Anything but a symlink that is
- * there is not touched: FLK_FILE_UNWRITABLE.
- */
-export async function resultLink(store: Store, link: string, target: string): Promise<void> {
-  const place = resolve(link);
-  const info = await lstat(place).catch((error: unknown) => {
-    if (systemCode(error) === 'ENOENT') return undefined;
-    throw unwritable(place, error);
-  });
-  if (info && !info.isSymbolicLink())
-    throw new FlkError('FLK_FILE_UNWRITABLE', `${place} is not a symlink, so it is left as it is`, {
-      hint: 'move it away, or choose another place with --out-link',
-    });
-  if (!info || (await readlink(place).catch(() => undefined)) !== target) {
-    const staged = join(
-      dirname(place),
-      `.${basename(place)}.${process.pid}.${Math.random().toString(36).slice(2)}`,
-    );
-    try {
-      await symlink(target, staged);
-      await rename(staged, place);
-    } catch (error) {
-      await rm(staged, { force: true }).catch(() => {});
-      throw unwritable(place, error);
-    }
-  }
-  await store.addIndirectRoot(place);
-}
-
-function unwritable(path: string, error: unknown): FlkError {
-  return new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${path}: ${systemCode(error) ?? String(error)}`, {
-    cause: error,
   });
 }

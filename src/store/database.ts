@@ -52,6 +52,12 @@ export interface StoreDatabase {
   query(path: StorePath): PathInfo | undefined;
   /** Records all of them or none. A path that is recorded already is recorded anew. References must be recorded, or be among them. */
   record(infos: readonly PathInfo[]): void;
+  /** Sorted. */
+  paths(): StorePath[];
+  /** Without the path itself; sorted. */
+  referrers(path: StorePath): StorePath[];
+  /** Notes that this process uses them. */
+  hold(paths: readonly StorePath[]): void;
   memo(key: string): string | undefined;
   setMemo(key: string, value: string): void;
   close(): void;
@@ -203,6 +209,29 @@ class SqliteRecords implements StoreDatabase {
     for (const info of infos)
       for (const reference of info.references) this.#addReference.run(info.path, reference);
   }
+
+  paths(): StorePath[] {
+    return this.#column('SELECT path AS found FROM paths ORDER BY path');
+  }
+
+  referrers(path: StorePath): StorePath[] {
+    return this.#column(
+      `SELECT source.path AS found FROM refs
+         JOIN paths target ON target.id = refs.reference
+         JOIN paths source ON source.id = refs.referrer
+       WHERE target.path = ? AND source.id <> target.id ORDER BY source.path`,
+      path,
+    );
+  }
+
+  #column(query: string, ...parameters: string[]): StorePath[] {
+    const rows = this.#guard('read', () =>
+      this.#connection.prepare<string[]>(query).all(...parameters),
+    ) as readonly { readonly found: StorePath }[];
+    return rows.map(({ found }) => found);
+  }
+
+  hold(_paths: readonly StorePath[]): void {}
 
   memo(key: string): string | undefined {
     const row = this.#guard('read', () => this.#selectMemo.get(key)) as

@@ -6,7 +6,7 @@ import { chmod, lstat, mkdir, rename, symlink } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
-import { makeFolder, syncFolder, withFileLock } from '../base/files.ts';
+import { makeFolder, syncFolder, unwritable, withFileLock } from '../base/files.ts';
 import { StageFolder } from '../base/stages.ts';
 import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
 import { hashTree, NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
@@ -48,12 +48,43 @@ export interface Store {
   verifyPath(path: StorePath): Promise<void>;
   /** A tree over what lies on disk. */
   tree(path: StorePath): Tree;
+  /** Every valid path, sorted. */
+  paths(): StorePath[];
+  /** Valid paths that refer to this one, itself left out; sorted. */
+  referrers(path: StorePath): StorePath[];
+  /**
+   * Keeps paths, valid or not yet, and all that they refer to from being swept, until the store is closed or this process is gone.
+   * Whoever looks whether a path is valid because it will be used holds it first; what this store registers is held by itself.
+   */
+  hold(paths: Iterable<StorePath>): void;
+  /** Adds signatures to a valid path's record; those that it has stay. */
+  addSignatures(path: StorePath, signatures: readonly string[]): void;
+  /** Begins to sweep. Throws FLK_LOCK_BUSY while another process does. */
+  collect(signal?: AbortSignal): Promise<Collection>;
   /** Facts that are costly to compute and never change: key → value, kept with the store. */
   memo(key: string): string | undefined;
   setMemo(key: string, value: string): void;
   /** Keeps a path alive through a symlink outside the store (`result`), by a name under `nix/var/nix/gcroots/auto`. */
   addIndirectRoot(link: string): Promise<void>;
   close(): void;
+}
+
+/**
+ * A sweep at work. Whatever is held at its beginning or later, by whichever process, stays, with all it refers to, even if the
+ * process ends meanwhile: it may have left a root behind.
+ */
+export interface Collection {
+  /**
+   * Removes those of these paths that nobody holds and no path that stays refers to; their records go together, then their files.
+   * Gives those that went and the bytes of disk that each set free.
+   */
+  remove(
+    paths: readonly StorePath[],
+  ): Promise<readonly { readonly path: StorePath; readonly bytes: number }[]>;
+  /** Removes what lies in the store's folder without a record and is held by nobody: kills leave such things. */
+  removeOrphans(): Promise<readonly { readonly name: string; readonly bytes: number }[]>;
+  /** Lets others sweep. */
+  end(): Promise<void>;
 }
 
 /** What a caller wants to become valid: a canonical tree on the store's own file system, and its record. */
@@ -274,6 +305,30 @@ class DiskStore implements Store {
     return walkPath(this.physical(path));
   }
 
+  paths(): StorePath[] {
+    return this.#database.paths().filter((path) => exists(this.physical(path)));
+  }
+
+  referrers(path: StorePath): StorePath[] {
+    return this.#database.referrers(path);
+  }
+
+  hold(paths: Iterable<StorePath>): void {
+    this.#database.hold([...paths]);
+  }
+
+  addSignatures(path: StorePath, signatures: readonly string[]): void {
+    const info = this.query(path);
+    if (!info) throw notValid(path);
+    this.#database.record([
+      { ...info, signatures: [...new Set([...info.signatures, ...signatures])].sort(compareBytes) },
+    ]);
+  }
+
+  async collect(_signal?: AbortSignal): Promise<Collection> {
+    throw new FlkError('FLK_INTERNAL', 'not there yet');
+  }
+
   memo(key: string): string | undefined {
     return this.#database.memo(key);
   }
@@ -341,9 +396,7 @@ async function writing<T>(place: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    throw new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${place}: ${(error as Error).message}`, {
-      cause: error,
-    });
+    throw unwritable(place, error);
   }
 }
 

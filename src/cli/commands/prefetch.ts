@@ -1,7 +1,7 @@
 /** `flk prefetch REF`: what a reference means now, fetched into the store. */
 import { resolve } from 'node:path';
-import { resultLink } from '../../build/realise.ts';
 import { type FlakeRef, printFlakeRef, type RefAttributes, refToAttributes } from '../../flake/flake-ref.ts';
+import { resultLink } from '../../store/roots.ts';
 import type { Context } from '../context.ts';
 import { refFromArgument } from '../flake.ts';
 

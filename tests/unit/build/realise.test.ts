@@ -17,9 +17,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import { type Event, silent } from '../../../src/base/events.ts';
+import { logPath } from '../../../src/build/build-log.ts';
 import type { BuildRequest, Engine, Toolchain } from '../../../src/build/engines/engine.ts';
 import type { Instantiation, PlannedDerivation } from '../../../src/build/instantiation.ts';
-import { logPath, type RealiseOptions, realise, realiseAll, resultLink } from '../../../src/build/realise.ts';
+import { type RealiseOptions, realise, realiseAll } from '../../../src/build/realise.ts';
 import {
   type Derivation,
   derivationPath,
@@ -29,6 +30,7 @@ import {
 } from '../../../src/formats/derivation.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import { makeSourcePath, type StorePath } from '../../../src/formats/store-path.ts';
+import { resultLink } from '../../../src/store/roots.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
 import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
