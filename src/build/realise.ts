@@ -6,6 +6,7 @@ import { type Reporter, span } from '../base/events.ts';
 import { type Derivation, derivationReferences, printDerivation } from '../formats/derivation.ts';
 import type { StorePath } from '../formats/store-path.ts';
 import type { Store } from '../store/store.ts';
+import type { Substituter } from '../store/substituter.ts';
 import { BuildLog } from './build-log.ts';
 import { type BuiltinContext, isBuiltin, runBuiltin } from './builtin.ts';
 import type { BuildRequest, Engine } from './engines/engine.ts';
@@ -17,6 +18,8 @@ export interface RealiseContext extends BuiltinContext {
   readonly store: Store;
   readonly engine: Engine;
   readonly reporter: Reporter;
+  /** Asked before anything is built. */
+  readonly substituter?: Substituter | undefined;
   readonly signal?: AbortSignal;
 }
 
@@ -29,6 +32,8 @@ export interface RealiseOptions {
   readonly keepGoing?: boolean;
   /** Builds the package itself again, although it is there, and compares. */
   readonly rebuild?: boolean;
+  /** How often, with `rebuild`: default 1. What a build should not depend on is different each time. */
+  readonly times?: number;
   /** Seconds; undefined: none. */
   readonly timeout?: number;
   readonly maxSilent?: number;
@@ -42,6 +47,8 @@ export interface Realised {
   readonly outputs: ReadonlyMap<string, StorePath>;
   /** `.drv` paths of what was built or fetched, for all packages together, in the order in which it was done. */
   readonly built: readonly StorePath[];
+  /** Those whose outputs were taken from a cache. */
+  readonly substituted: readonly StorePath[];
   /** With `rebuild`: whether a path that had other bytes on disk than in its record was put right. */
   readonly repaired: boolean;
 }
@@ -71,13 +78,15 @@ export function realiseAll(
   options: RealiseOptions,
 ): Promise<PromiseSettledResult<Realised>[]> {
   const realisation = new Realisation(context, united(instantiations), options);
+  realisation.hold(instantiations.map(({ top }) => top));
   return Promise.allSettled(
     instantiations.map(async (instantiation) => {
       const { derivation } = planned(instantiation, instantiation.top);
       await realisation.need(instantiation.top);
       const repaired = options.rebuild ? await realisation.rebuild(instantiation.top) : false;
       const outputs = new Map([...derivation.outputs].map(([name, { path }]) => [name, path]));
-      return { outputs, built: realisation.built, repaired };
+      const { built, substituted } = realisation;
+      return { outputs, built, substituted, repaired };
     }),
   );
 }
@@ -93,6 +102,7 @@ const united = (instantiations: readonly Instantiation[]): Plan => ({
 /** One run of `realiseAll`. */
 class Realisation {
   readonly built: StorePath[] = [];
+  readonly substituted: StorePath[] = [];
   readonly #context: RealiseContext;
   readonly #instantiation: Plan;
   readonly #options: RealiseOptions;
@@ -116,11 +126,25 @@ class Realisation {
     );
   }
 
+  /** Keeps what this run will use from being swept: the packages themselves, and where they are not there, all they may need. */
+  hold(tops: readonly StorePath[]): void {
+    const { store } = this.#context;
+    const { derivations, sources } = this.#instantiation;
+    const plans = tops.map((top) => planned(this.#instantiation, top).derivation);
+    store.hold(plans.flatMap(outputPaths));
+    if (!this.#options.rebuild && plans.every((derivation) => this.#isValid(derivation))) return;
+    store.hold([
+      ...[...derivations].flatMap(([drvPath, { derivation }]) => [drvPath, ...outputPaths(derivation)]),
+      ...sources.keys(),
+    ]);
+  }
+
   /** Makes all outputs of a derivation valid, once. */
   need(drvPath: StorePath): Promise<void> {
     const plan = planned(this.#instantiation, drvPath);
     return this.#needed.get(drvPath, async () => {
       if (this.#isValid(plan.derivation)) return;
+      if (await this.#substitute(drvPath, plan)) return;
       await this.#needInputs(plan);
       await this.#record(drvPath);
       await this.#job(async () => {
@@ -137,6 +161,22 @@ class Realisation {
     });
   }
 
+  /** Takes the outputs that are missing from a cache; whether all are there now. */
+  async #substitute(drvPath: StorePath, { name, derivation }: PlannedDerivation): Promise<boolean> {
+    const { store, substituter, signal } = this.#context;
+    if (!substituter) return false;
+    throwIfAborted(signal);
+    const missing = outputPaths(derivation).filter((path) => store.query(path) === undefined);
+    try {
+      // One after the other: without the first, the others are of no use.
+      for (const path of missing) if (!(await substituter.substitute(path))) return false;
+    } catch (error) {
+      throw asFlkError(error).within(name);
+    }
+    this.substituted.push(drvPath);
+    return true;
+  }
+
   /** Builds again beside what is there; tells whether what was there had to be put right. */
   async rebuild(drvPath: StorePath): Promise<boolean> {
     const plan = planned(this.#instantiation, drvPath);
@@ -146,11 +186,22 @@ class Realisation {
       return false;
     }
     await this.#needInputs(plan);
-    return this.#job(() =>
-      this.#exclusively(plan.derivation, () =>
-        this.#build(drvPath, plan, (taken) => compareWithValid(this.#context.store, plan.name, taken)),
-      ),
-    );
+    const { times = 1 } = this.#options;
+    let repaired = false;
+    for (let round = 1; round <= times; round++) {
+      repaired =
+        (await this.#job(() =>
+          this.#exclusively(plan.derivation, () =>
+            this.#build(
+              drvPath,
+              plan,
+              (taken) => compareWithValid(this.#context.store, plan.name, taken),
+              round,
+            ),
+          ),
+        )) || repaired;
+    }
+    return repaired;
   }
 
   #isValid(derivation: Derivation): boolean {
@@ -238,6 +289,7 @@ class Realisation {
     drvPath: StorePath,
     plan: PlannedDerivation,
     take: (taken: readonly TakenOutput[]) => Promise<T>,
+    variation?: number,
   ): Promise<T> {
     const { store, engine, reporter, signal } = this.#context;
     const { name, derivation, toolchain } = plan;
@@ -254,6 +306,7 @@ class Realisation {
             toolchain,
             limits,
             cores: this.#options.cores,
+            ...(variation === undefined ? {} : { variation }),
             log: (line) => {
               kept.add(line);
               log(line);
@@ -325,7 +378,7 @@ function combined(name: string, failures: readonly unknown[]): FlkError {
   const interrupted = errors.find((error) => error.code === 'FLK_INTERRUPTED');
   if (interrupted) return interrupted;
   // What was never started says nothing about why.
-  const causes = errors.filter((error) => error.code !== 'FLK_DEPENDENCY_FAILED' || error.trail.length > 0);
+  const causes = errors.filter(({ code, cause }) => code !== 'FLK_DEPENDENCY_FAILED' || cause !== undefined);
   const [first, ...others] = causes.length > 0 ? causes : errors;
   if (first && others.length === 0) return first.within(name);
   return new FlkError('FLK_DEPENDENCY_FAILED', `${causes.length} of the things that ${name} needs failed`, {

@@ -19,6 +19,11 @@ export interface BuildRequest {
     readonly maxLogBytes: number;
   };
   readonly cores: number;
+  /**
+   * Absent for what will be kept. A number asks for a surrounding that differs, and differs from other numbers', in all that is not
+   * promised: host name, user, number of cores, times, the order in which folders are read.
+   */
+  readonly variation?: number;
   log(line: string): void;
   readonly signal?: AbortSignal;
 }
