@@ -53,7 +53,12 @@ export function parseCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv
         return value;
       };
       if (row.kind === 'flag') given.set(name, { written, value: !negated });
-      else if (row.kind === 'pair' || row.kind === 'list') {
+      else if (row.kind === 'words') {
+        const all = [...(attached === undefined ? [] : [attached]), ...argv.slice(at)];
+        if (all.length === 0) throw usage(`${written} needs ${row.value ?? 'a value'}`, words[0]);
+        given.set(name, { written, value: all });
+        at = argv.length;
+      } else if (row.kind === 'pair' || row.kind === 'list') {
         const before = given.get(name)?.value;
         const value = attached ?? next();
         const one = row.kind === 'pair' ? ([value, next()] as const) : value;
@@ -74,7 +79,7 @@ export function parseCommandLine(argv: readonly string[], env: NodeJS.ProcessEnv
   if (args.length < row.min) throw usage(`flk ${command} needs ${row.args}`, command);
   if (row.max !== undefined && args.length > row.max)
     throw usage(`flk ${command} does not take '${args[row.max]!}'`, command);
-  if (at < argv.length && command !== 'run') throw usage(`flk ${command} takes nothing after --`, command);
+  if (at < argv.length && !row.rest) throw usage(`flk ${command} takes nothing after --`, command);
   return { kind: 'command', command, args, rest, flags: collect(given, row, env) };
 }
 
@@ -96,12 +101,12 @@ function optionsIn(word: string, command: string | undefined): Occurrence[] {
     const equals = word.indexOf('=');
     const written = equals === -1 ? word : word.slice(0, equals);
     const value = equals === -1 ? {} : { value: word.slice(equals + 1) };
-    const name = written.slice(2);
-    if (isOption(name)) {
+    const name = optionNamed(written.slice(2), command);
+    if (name !== undefined) {
       if (equals !== -1 && options[name].kind === 'flag') throw usage(`${written} takes no value`, command);
       return [{ name, written, negated: false, ...value }];
     }
-    const positive = name.startsWith('no-') ? name.slice(3) : '';
+    const positive = written.startsWith('--no-') ? written.slice(5) : '';
     if (isOption(positive) && 'negatable' in options[positive] && equals === -1)
       return [{ name: positive, written, negated: true }];
     throw unknownOption(written, command);
@@ -109,17 +114,28 @@ function optionsIn(word: string, command: string | undefined): Occurrence[] {
   const found: Occurrence[] = [];
   for (let i = 1; i < word.length; i++) {
     const written = `-${word[i]!}`;
-    const entry = Object.entries(options).find(([, row]) => 'short' in row && row.short === word[i]);
-    if (!entry || !isOption(entry[0])) throw unknownOption(written, command);
-    if (entry[1].kind === 'flag') {
-      found.push({ name: entry[0], written, negated: false });
+    const name = candidates(command).find((option) => (options[option] as OptionRow).short === word[i]);
+    if (name === undefined) throw unknownOption(written, command);
+    if (options[name].kind === 'flag') {
+      found.push({ name, written, negated: false });
       continue;
     }
     const value = word.slice(i + 1);
-    found.push({ name: entry[0], written, negated: false, ...(value === '' ? {} : { value }) });
+    found.push({ name, written, negated: false, ...(value === '' ? {} : { value }) });
     break;
   }
   return found;
+}
+
+/** All options, the command's own first: two commands may mean different ones by one letter or by one other name. */
+function candidates(command: string | undefined): readonly OptionName[] {
+  const own: readonly OptionName[] =
+    command !== undefined && isCommand(command) ? commands[command].options : [];
+  return [...own, ...Object.keys(options).filter(isOption)];
+}
+
+function optionNamed(word: string, command: string | undefined): OptionName | undefined {
+  return candidates(command).find((name) => name === word || (options[name] as OptionRow).alias === word);
 }
 
 const isOption = (name: string): name is OptionName => Object.hasOwn(options, name);
@@ -159,7 +175,7 @@ function collect(given: ReadonlyMap<OptionName, Given>, command: CommandRow, env
   const flags: Record<string, unknown> = {};
   for (const [name, row] of Object.entries(options) as [OptionName, OptionRow][]) {
     const value = given.get(name)?.value ?? fromEnvironment(row, command.options.includes(name) ? env : {});
-    if (row.kind === 'pair' || row.kind === 'list') flags[name] = value ?? [];
+    if (row.kind === 'pair' || row.kind === 'list' || row.kind === 'words') flags[name] = value ?? [];
     else if (row.kind === 'flag') flags[name] = value ?? (row.negatable ? undefined : false);
     else if (row.kind === 'number' && typeof value === 'string') {
       if (!/^\d{1,9}$/.test(value)) throw usage(`--${name} needs a whole number, not '${value}'`, undefined);

@@ -1,9 +1,15 @@
 /** The command line as one table: command-line.ts parses by it and prints its help, and the documentation is made of it. */
 
 export interface OptionRow {
-  /** How it takes its value: not at all, as text, as a whole number; `list` and `pair` (two texts) any number of times. */
-  readonly kind: 'flag' | 'text' | 'number' | 'list' | 'pair';
+  /**
+   * How it takes its value: not at all, as text, as a whole number; `list` and `pair` (two texts) any number of times; `words`: all
+   * that follows on the command line, at least one word, whatever it looks like.
+   */
+  readonly kind: 'flag' | 'text' | 'number' | 'list' | 'pair' | 'words';
+  /** Unique among the options of a command. */
   readonly short?: string;
+  /** Another name that means the same, unless the command has an option of that name. */
+  readonly alias?: string;
   /** What the value is called in help. */
   readonly value?: string;
   /** `--no-NAME` says the opposite, and is told apart from saying nothing. */
@@ -123,7 +129,7 @@ export type OptionName = keyof typeof options;
 
 type ValueOf<R extends OptionRow> = R['kind'] extends 'pair'
   ? readonly (readonly [string, string])[]
-  : R['kind'] extends 'list'
+  : R['kind'] extends 'list' | 'words'
     ? readonly string[]
     : R['kind'] extends 'number'
       ? number | undefined
@@ -142,6 +148,8 @@ export interface CommandRow {
   /** How many arguments it takes; no `max`: any number. */
   readonly min: number;
   readonly max?: number;
+  /** Takes what stands after `--` as it is. */
+  readonly rest?: true;
   readonly summary: string;
   /** Further lines of help. */
   readonly details: string;
@@ -285,6 +293,7 @@ export const commands = {
     args: '[FLAKE#PACKAGE] [-- ARGS…]',
     min: 0,
     max: 1,
+    rest: true,
     summary: 'Build a package and run its program',
     details:
       'The program is meta.mainProgram, else the package’s name, in the output’s bin. It runs in this folder, in a view of this\nmachine that has /nix/store. Exits as the program does. Where CI=true, --locked is the default; --no-locked takes it back.',
