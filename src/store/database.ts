@@ -5,7 +5,7 @@
 import type { Database as Connection } from 'libsql';
 import { FlkError } from '../base/errors.ts';
 import type { NarHash } from '../formats/hash.ts';
-import type { StorePath } from '../formats/store-path.ts';
+import { type StorePath, storeDir } from '../formats/store-path.ts';
 import type { PathInfo } from './path-info.ts';
 
 /** In the file's header (`user_version`). Counts up with every change that an older flk would misread. */
@@ -50,6 +50,8 @@ interface PathRow {
 
 export interface StoreDatabase {
   query(path: StorePath): PathInfo | undefined;
+  /** The recorded path with this hash part. */
+  pathWith(hashPart: string): StorePath | undefined;
   /** Records all of them or none. A path that is recorded already is recorded anew. References must be recorded, or be among them. */
   record(infos: readonly PathInfo[]): void;
   /** Sorted. */
@@ -186,6 +188,12 @@ class SqliteRecords implements StoreDatabase {
       signatures: JSON.parse(row.signatures) as string[],
       ...(row.ca === null ? {} : { ca: row.ca }),
     };
+  }
+
+  pathWith(hashPart: string): StorePath | undefined {
+    // A dot is what comes after the dash.
+    const [from, to] = [`${storeDir}/${hashPart}-`, `${storeDir}/${hashPart}.`];
+    return this.#column('SELECT path AS found FROM paths WHERE path > ? AND path < ? LIMIT 1', from, to)[0];
   }
 
   record(infos: readonly PathInfo[]): void {

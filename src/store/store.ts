@@ -22,6 +22,8 @@ export interface Store {
   /** Where a logical path lies on disk, valid or not. */
   physical(path: StorePath): string;
   query(path: StorePath): PathInfo | undefined;
+  /** The valid path with this hash part (32 characters): caches name paths by no more. */
+  find(hashPart: string): PathInfo | undefined;
   /** The paths and everything they refer to, sorted; throws FLK_STORE_CORRUPT when one is not valid. */
   closure(paths: Iterable<StorePath>): StorePath[];
   /** Writes a tree as a content-addressed source (`source` fingerprint). Does nothing when it is there. `expected` is verified. */
@@ -155,6 +157,11 @@ class DiskStore implements Store {
     const info = this.#database.query(path);
     // The store belongs to its user, who may have removed a path by hand: a record alone makes nothing valid.
     return info && exists(this.physical(path)) ? info : undefined;
+  }
+
+  find(hashPart: string): PathInfo | undefined {
+    const path = this.#database.pathWith(hashPart);
+    return path && this.query(path);
   }
 
   closure(paths: Iterable<StorePath>): StorePath[] {

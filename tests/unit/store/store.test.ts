@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { narHashOf, sha256 } from '../../../src/formats/hash.ts';
 import { hashTree, type Tree } from '../../../src/formats/nar.ts';
-import { makeSourcePath, makeTextPath, type StorePath } from '../../../src/formats/store-path.ts';
+import { hashPart, makeSourcePath, makeTextPath, type StorePath } from '../../../src/formats/store-path.ts';
 import type { PathInfo } from '../../../src/store/path-info.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
 import { restoreTree } from '../../../src/store/tree-files.ts';
@@ -103,6 +103,17 @@ describe('a store', () => {
     expect(again.query(info.path)).toEqual(info);
     expect(again.memo('key')).toBe('other value');
     expect(again.memo('unknown')).toBeUndefined();
+  });
+
+  it('finds a path by its hash part, while it is valid', async () => {
+    const store = await open();
+    const { path } = await store.addText('a', 'one', []);
+    await store.addText('b', 'two', []);
+    expect(store.find(hashPart(path))).toEqual(store.query(path));
+    expect(store.find(hashPart(path).slice(1))).toBeUndefined();
+    expect(store.find('0'.repeat(32))).toBeUndefined();
+    rmSync(store.physical(path));
+    expect(store.find(hashPart(path))).toBeUndefined();
   });
 
   it('does not walk a tree that it holds', async () => {
