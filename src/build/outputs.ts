@@ -4,7 +4,7 @@ import { compareBytes } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
 import type { Derivation } from '../formats/derivation.ts';
 import { narHashOf, toNixBase32 } from '../formats/hash.ts';
-import { NarWriter, type Tree, type TreeSink } from '../formats/nar.ts';
+import { NarWriter } from '../formats/nar.ts';
 import { ReferenceScanner } from '../formats/references.ts';
 import { hashPart, type StorePath } from '../formats/store-path.ts';
 import { canonicalise } from '../store/canonicalise.ts';
@@ -164,67 +164,4 @@ function assertNoCycle(taken: readonly TakenOutput[]): void {
     done.add(path);
   };
   for (const path of own.keys()) visit(path, []);
-}
-
-/** Every node in which two trees differ, one line each: its path and what differs, in the order of paths. Empty: they are equal. */
-export async function differences(before: Tree, after: Tree): Promise<string[]> {
-  const [left, right] = [new Inventory(), new Inventory()];
-  await before.walk(left);
-  await after.walk(right);
-  const lines: string[] = [];
-  for (const path of [...new Set([...left.nodes.keys(), ...right.nodes.keys()])].sort()) {
-    const [one, other] = [left.nodes.get(path), right.nodes.get(path)];
-    const name = path === '' ? 'the output itself' : Buffer.from(path, 'latin1').toString();
-    if (one === undefined) lines.push(`${name} (only in the new one)`);
-    else if (other === undefined) lines.push(`${name} (missing in the new one)`);
-    else if (one.kind !== other.kind) lines.push(`${name} (was ${one.kind}, is ${other.kind})`);
-    else if (one.content !== other.content) lines.push(name);
-  }
-  return lines;
-}
-
-/** A tree as a flat list: path (names joined by `/`, latin1) → what is there. */
-class Inventory implements TreeSink {
-  readonly nodes = new Map<string, { readonly kind: string; readonly content: string }>();
-  readonly #path: string[] = [];
-  #name: string | undefined;
-  #kind = '';
-  #hash: Hash = createHash('sha256');
-
-  directory(): void {
-    this.#put('a folder', '');
-    if (this.#name !== undefined) this.#path.push(this.#name);
-  }
-
-  entry(name: Buffer): void {
-    this.#name = name.toString('latin1');
-  }
-
-  endDirectory(): void {
-    this.#path.pop();
-  }
-
-  file(_size: number, executable: boolean): void {
-    this.#kind = executable ? 'an executable file' : 'a file';
-    this.#hash = createHash('sha256');
-  }
-
-  data(chunk: Buffer): void {
-    this.#hash.update(chunk);
-  }
-
-  endFile(): void {
-    this.#put(this.#kind, this.#hash.digest('base64'));
-  }
-
-  symlink(target: Buffer): void {
-    this.#put('a symlink', target.toString('latin1'));
-  }
-
-  #put(kind: string, content: string): void {
-    this.nodes.set([...this.#path, ...(this.#name === undefined ? [] : [this.#name])].join('/'), {
-      kind,
-      content,
-    });
-  }
 }
