@@ -268,6 +268,26 @@ export const errorCodes = {
   ),
   FLK_HASH_INVALID: row(2, '', 'A hash is not one of sha256-BASE64, sha256:NIXBASE32 or sha256:BASE16.'),
   FLK_STORE_PATH_INVALID: row(2, '', 'Not a store path: wrong length, wrong characters or a forbidden name.'),
+  FLK_STORE_PATH_UNKNOWN: row(
+    1,
+    'flk store path-info --all lists what there is',
+    'A path has the form of a store path, but this store has no such path.',
+  ),
+  FLK_STORE_PATH_ALIVE: row(
+    1,
+    'flk why-alive PATH shows the way from a root',
+    'A path cannot be deleted: a path that stays refers to it, a root keeps it, or a running flk uses it.',
+  ),
+  FLK_EXPORT_INVALID: row(
+    4,
+    'take the stream from flk store export or nix-store --export, whole',
+    'What was to be imported is not a stream of store paths: it is damaged, breaks off, goes on after its end, or leaves out paths that others refer to.',
+  ),
+  FLK_EXPORT_UNTRUSTED: row(
+    4,
+    'flk cache pull takes signed paths; --no-check-sigs takes this one on the stream’s word',
+    'An imported path is not named after its content, and the stream carries no signature: whoever made the stream could have put anything under that name.',
+  ),
   FLK_DERIVATION_INVALID: row(
     4,
     '',
@@ -324,6 +344,31 @@ export const errorCodes = {
     'A store path does not have the bytes that its record promises.',
   ),
   FLK_STORE_INVALID: row(2, '', 'The store’s folder or database cannot be used.'),
+  FLK_ROOT_UNREADABLE: row(
+    2,
+    'make it readable, or remove the link, if what it keeps may go',
+    'A link among the store’s roots leads where you may not look. It could keep any path alive, so nothing is removed.',
+  ),
+  FLK_PROFILE_COLLISION: row(
+    2,
+    '',
+    'Two packages of a profile have a file at the same place, and neither has the better priority: the lower number wins.',
+  ),
+  FLK_PROFILE_INVALID: row(
+    2,
+    'flk profile rollback goes back to the generation before',
+    'A profile, or the manifest.json in one of its generations, is not what flk or Nix writes.',
+  ),
+  FLK_PROFILE_PACKAGE_UNKNOWN: row(
+    2,
+    'flk profile list shows the names',
+    'The profile has no package of this name.',
+  ),
+  FLK_PROFILE_GENERATION_UNKNOWN: row(
+    2,
+    'flk profile history shows the generations',
+    'The profile has no such generation: it was never made, or it was removed.',
+  ),
   FLK_RUN_NO_PROGRAM: row(
     2,
     'set meta.mainProgram',

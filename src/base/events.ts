@@ -15,7 +15,11 @@ export type Activity =
   /** Writing a tree into the store. Progress in bytes. */
   | { readonly type: 'add'; readonly subject: string }
   | { readonly type: 'unpack'; readonly subject: string }
-  | { readonly type: 'build'; readonly name: string; readonly drvPath: string };
+  | { readonly type: 'build'; readonly name: string; readonly drvPath: string }
+  /** Finding out what of a store is in use. Progress in objects: roots. */
+  | { readonly type: 'find-roots'; readonly store: string }
+  /** Removing what is not in use. Progress in bytes of NAR. */
+  | { readonly type: 'sweep'; readonly paths: number };
 
 export type ProgressUnit = 'bytes' | 'objects' | 'files';
 
@@ -45,6 +49,8 @@ export type Notice =
   | { readonly type: 'not-locked'; readonly flake: string }
   /** A server could not be asked, so its last answer counts. */
   | { readonly type: 'old-answer'; readonly subject: string; readonly reason: string }
+  /** A flake.lock whose inputs the store keeps cannot be read: conflict markers, perhaps. */
+  | { readonly type: 'unread-lock'; readonly path: string }
   | { readonly type: 'ci-locked' }
   | { readonly type: 'lock-written'; readonly path: string };
 

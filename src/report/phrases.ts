@@ -19,6 +19,14 @@ export function activityWords(activity: Activity): { doing: string; done: string
       return { doing: 'unpacking', done: 'unpacked', subject: cleanLine(activity.subject) };
     case 'build':
       return { doing: 'building', done: 'built', subject: cleanLine(activity.name) };
+    case 'find-roots':
+      return { doing: 'finding', done: 'found', subject: 'what is in use' };
+    case 'sweep':
+      return {
+        doing: 'sweeping',
+        done: 'swept',
+        subject: activity.paths === 1 ? '1 unused path' : `${activity.paths} unused paths`,
+      };
   }
 }
 
@@ -63,6 +71,8 @@ export function noticeWords(notice: Notice): NoticeWords {
       return warning(`${notice.flake} is not locked: it may be something else tomorrow`);
     case 'old-answer':
       return warning(`${notice.subject}: ${notice.reason}; what it said last time is used`);
+    case 'unread-lock':
+      return warning(`${notice.path} cannot be read, so every source in the store stays`);
     case 'ci-locked':
       return note('CI is set: flake.lock may not change (--no-locked allows it)');
     case 'lock-written':

@@ -1,9 +1,203 @@
-/** What keeps paths alive: `result` links and other symlinks outside the store. */
-import { lstat, readlink, rename, rm, symlink } from 'node:fs/promises';
+/**
+ * What keeps paths alive, found in the places where Nix looks for it: symlinks below `nix/var/nix/gcroots` (in `auto`, links to links
+ * outside of the store: `result`) and below `nix/var/nix/profiles`, and running programs. A link in `auto` that leads to a
+ * `flake.lock` keeps the sources of the inputs that the lock pins; Nix reads past such links.
+ */
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { lstat, readdir, readlink, realpath, rename, rm, symlink } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { FlkError, systemCode } from '../base/errors.ts';
+import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
 import { unwritable } from '../base/files.ts';
+import { hashPartLength, nameOf, parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
 import type { Store } from './store.ts';
+
+/** One reason why a path, and all that it refers to, stays. */
+export interface Root {
+  readonly kind: 'link' | 'profile' | 'lock' | 'process';
+  /** Where it is written: a symlink, a flake.lock, `/proc/123/exe`. */
+  readonly place: string;
+  /** Need not be valid. */
+  readonly path: StorePath;
+}
+
+export interface FoundRoots {
+  /** Sorted by kind and place. */
+  readonly roots: readonly Root[];
+  /** Links in `auto` that lead nowhere any more. */
+  readonly stale: readonly string[];
+  /** Locks that say nothing as they are: all sources stay for their sake. */
+  readonly unreadLocks: readonly string[];
+}
+
+/**
+ * The sources that a flake.lock pins, whether or not they are in the store. Throws where the file cannot be read or is no lock. The
+ * store knows nothing of locks.
+ */
+export type ReadLock = (file: string) => Promise<readonly StorePath[]>;
+
+/** Links to links to …; the system itself follows no more. */
+const maxLinks = 40;
+/** Folders in folders below `gcroots` and `profiles`. */
+const maxDepth = 32;
+
+/**
+ * All roots at this moment but for what running flks hold, which is their secret. Throws FLK_ROOT_UNREADABLE for a link that leads
+ * where this user may not look: it could keep anything, and then nothing may be removed.
+ */
+export async function findRoots(
+  store: Store,
+  { readLock, proc = '/proc' }: { readonly readLock: ReadLock; readonly proc?: string },
+): Promise<FoundRoots> {
+  const search = new RootSearch(store, await physicalStores(store), readLock);
+  await search.folder(join(store.root, 'nix/var/nix/gcroots'), 'link');
+  await search.folder(join(store.root, 'nix/var/nix/profiles'), 'profile');
+  search.processes(proc);
+  return search.found();
+}
+
+/** The store's folder by all names that links to it may use. */
+async function physicalStores(store: Store): Promise<readonly string[]> {
+  const physical = join(store.root, storeDir);
+  const real = await realpath(physical).catch(() => physical);
+  return [...new Set([physical, real, storeDir])];
+}
+
+class RootSearch {
+  readonly #store: Store;
+  readonly #stores: readonly string[];
+  readonly #readLock: ReadLock;
+  readonly #roots = new Map<string, Root>();
+  readonly #stale: string[] = [];
+  readonly #unreadLocks: string[] = [];
+
+  constructor(store: Store, stores: readonly string[], readLock: ReadLock) {
+    this.#store = store;
+    this.#stores = stores;
+    this.#readLock = readLock;
+  }
+
+  found(): FoundRoots {
+    const order = ({ kind, place, path }: Root): string => `${kind} ${place} ${path}`;
+    return {
+      roots: [...this.#roots.values()].sort((a, b) => (order(a) < order(b) ? -1 : 1)),
+      stale: this.#stale.sort(),
+      unreadLocks: this.#unreadLocks.sort(),
+    };
+  }
+
+  async folder(folder: string, kind: 'link' | 'profile', depth = 0): Promise<void> {
+    if (depth > maxDepth)
+      throw new FlkError('FLK_LIMIT', `${folder} lies more than ${maxDepth} folders deep`);
+    const entries = await readdir(folder, { withFileTypes: true }).catch((error: unknown) => {
+      if (systemCode(error) === 'ENOENT') return [];
+      throw unreadable(folder, error);
+    });
+    for (const entry of entries) {
+      const place = join(folder, entry.name);
+      if (entry.isDirectory()) {
+        // The programs of a generation, whose own link stands beside them.
+        if (kind === 'link' || !/-\d+-run$/.test(entry.name)) await this.folder(place, kind, depth + 1);
+      } else if (entry.isSymbolicLink()) await this.#link(place, kind);
+      else if (entry.isFile()) this.#add(kind, place, storePathIn(join(storeDir, entry.name), [storeDir]));
+    }
+  }
+
+  /** Follows a link, and the links that it leads to, until one leads into the store. */
+  async #link(first: string, kind: 'link' | 'profile'): Promise<void> {
+    let place = first;
+    for (let count = 0; count < maxLinks; count++) {
+      const target = resolve(dirname(place), await readlink(place));
+      const path = storePathIn(target, this.#stores);
+      if (path !== undefined) return this.#add(kind, place, path);
+      const info = await lstat(target).catch((error: unknown) => {
+        if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return undefined;
+        throw unreadable(target, error, first);
+      });
+      if (info === undefined) {
+        if (basename(dirname(first)) === 'auto') this.#stale.push(first);
+        return;
+      }
+      place = target;
+      if (info.isSymbolicLink()) continue;
+      if (info.isFile() && basename(target) === 'flake.lock') return await this.#lock(target);
+      // By a name that goes over other links it may still be in the store.
+      const real = storePathIn(await realpath(target).catch(() => target), this.#stores);
+      return this.#add(kind, target, real);
+    }
+    throw unreadable(first, new Error(`more than ${maxLinks} links lead to one another`));
+  }
+
+  async #lock(file: string): Promise<void> {
+    try {
+      for (const path of await this.#readLock(file))
+        if (this.#store.query(path)) this.#add('lock', file, path);
+    } catch (error) {
+      if (asFlkError(error).code === 'FLK_INTERNAL') throw error;
+      // Conflict markers, perhaps. A lock pins sources and nothing else, so what it may have meant can be told.
+      this.#unreadLocks.push(file);
+      for (const path of this.#store.paths())
+        if (nameOf(path) === 'source' && this.#store.query(path)?.ca !== undefined)
+          this.#add('lock', file, path);
+    }
+  }
+
+  /** Programs that run out of the store, or use it; of other users' processes the system tells nothing. */
+  processes(proc: string): void {
+    for (const pid of attempt(() => readdirSync(proc)) ?? []) {
+      if (!/^\d+$/.test(pid)) continue;
+      const of = join(proc, pid);
+      for (const name of ['exe', 'cwd']) this.#mentions(join(of, name), (place) => readlinkSync(place));
+      for (const fd of attempt(() => readdirSync(join(of, 'fd'))) ?? [])
+        this.#mentions(join(of, 'fd', fd), (place) => readlinkSync(place));
+      for (const name of ['maps', 'environ'])
+        this.#mentions(join(of, name), (place) => readFileSync(place, 'latin1'));
+    }
+  }
+
+  /** In a view the store has its logical name, outside its physical one, which ends with the logical. */
+  #mentions(place: string, read: (place: string) => string): void {
+    const text = attempt(() => read(place)) ?? '';
+    for (const [whole] of text.matchAll(mention)) {
+      const path = storePathIn(whole, [storeDir]);
+      if (path !== undefined && this.#store.query(path)) this.#add('process', place, path);
+    }
+  }
+
+  #add(kind: Root['kind'], place: string, path: StorePath | undefined): void {
+    if (path !== undefined) this.#roots.set(`${kind}\0${place}\0${path}`, { kind, place, path });
+  }
+}
+
+const mention = new RegExp(`${storeDir}/[0-9a-z]{${hashPartLength}}-[0-9a-zA-Z+\\-._?=]+`, 'g');
+
+/** The store path that a path on disk is, or lies in. */
+function storePathIn(place: string, stores: readonly string[]): StorePath | undefined {
+  const folder = stores.find((folder) => place.startsWith(`${folder}/`));
+  if (folder === undefined) return undefined;
+  const [base = ''] = place.slice(folder.length + 1).split('/');
+  try {
+    return parseStorePath(`${storeDir}/${base}`);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Processes come and go, and belong to others. */
+function attempt<T>(work: () => T): T | undefined {
+  try {
+    return work();
+  } catch {
+    return undefined;
+  }
+}
+
+function unreadable(place: string, cause: unknown, root = place): FlkError {
+  const reason = systemCode(cause) ?? (cause as Error).message;
+  return new FlkError('FLK_ROOT_UNREADABLE', `what ${place} keeps cannot be told: ${reason}`, {
+    hint: `make it readable, or remove ${root}, if what it keeps may go`,
+    cause,
+  });
+}
 
 /**
  * Makes `link` a symlink to `target` (a physical path) in one step and keeps what it leads to alive. Anything but a symlink that is

@@ -19,6 +19,8 @@ const activities: { readonly [T in Activity['type']]: Extract<Activity, { type: 
   add: { type: 'add', subject: '/nix/store/x' },
   unpack: { type: 'unpack', subject: 'x.tar.gz' },
   build: { type: 'build', name: 'hello', drvPath: '/nix/store/x.drv' },
+  'find-roots': { type: 'find-roots', store: '/home/ada/.local/share/flk' },
+  sweep: { type: 'sweep', paths: 3 },
 };
 const notices: { readonly [T in Notice['type']]: Extract<Notice, { type: T }> } = {
   'dirty-tree': { type: 'dirty-tree', path: '.' },
@@ -33,6 +35,7 @@ const notices: { readonly [T in Notice['type']]: Extract<Notice, { type: T }> } 
   'repository-moved': { type: 'repository-moved', from: 'github:a/b', to: 'github:a/c' },
   'not-locked': { type: 'not-locked', flake: 'path:/x' },
   'old-answer': { type: 'old-answer', subject: 'https://h/x.json', reason: 'cannot reach h' },
+  'unread-lock': { type: 'unread-lock', path: '/home/ada/work/flake.lock' },
   'ci-locked': { type: 'ci-locked' },
   'lock-written': { type: 'lock-written', path: 'flake.lock' },
 };
