@@ -57,11 +57,11 @@ packages:
 | \`greet/base#libc\` | package \`libc\` of the input \`base\` of the input \`greet\` |
 | \`#hello.dev\` | output \`dev\` of a package |
 | \`greet#\` | package \`default\` |
-| \`hello\` | a package of this flake in aliases, \`buildInputs\`, \`toolchain\`, \`devShells\`; an input in \`src\`, \`patches\`, \`merge\` and \`{{ }}\` |
+| \`hello\` | a package of this flake in aliases, \`buildInputs\`, \`toolchain\`, \`devShells\`, \`apps\`, \`formatter\`; an input in \`src\`, \`patches\`, \`merge\` and \`{{ }}\` |
 | \`assets/fonts\` | a folder in an input's source, where a bare word is an input |
 | \`./dir\` | this flake's own files, in \`src\` and \`patches\` |
 
-\`{{ref}}\` stands in phases and in \`env\` values; it becomes a store path, and what it names becomes a dependency. \`{{{{\` writes two
+\`{{ref}}\` stands in phases, in \`env\` values and in \`shellHook\`; it becomes a store path, and what it names becomes a dependency. \`{{{{\` writes two
 braces. Anything else between double braces is an error.
 
 ## What YAML does to you
@@ -149,7 +149,9 @@ function section(title, node, seen = new Set()) {
   return [own, ...below];
 }
 
-const text = `${[introduction, ...section('Keys', schema, new Set(['#/$defs/systemPart']))].join('\n').trimEnd()}\n`;
+/** What may stand under `perSystem` is what stands beside it. */
+const parts = ['#/$defs/systemPart', '#/$defs/shellPart', '#/$defs/appPart'];
+const text = `${[introduction, ...section('Keys', schema, new Set(parts))].join('\n').trimEnd()}\n`;
 
 if (process.argv.includes('--check')) {
   let found = '';

@@ -249,6 +249,8 @@ class Instantiator {
         return this.#fetched(declaration);
       case 'merge':
         return this.#merged(flake, declaration, trail);
+      case 'storePath':
+        throw new FlkError('FLK_PACKAGE_INVALID', `${declaration.name} cannot be taken from a cache yet`);
     }
   }
 
@@ -389,7 +391,7 @@ class Instantiator {
   ): Promise<{ parts: MergePart[]; targets: Target[] }> {
     const targets: Target[] = [];
     const parts: MergePart[] = [];
-    for (const ref of declaration.parts) {
+    for (const { ref } of declaration.parts) {
       const target = await this.#target(flake, ref, trail);
       const label = printPackageRef(ref);
       if (target.resolved.kind === 'derivation' && target.resolved.declaration.kind === 'build') {

@@ -1,6 +1,7 @@
 /** A flake's manifest, read: what a flake asks for and what it offers. */
 import type { Range, SourceFile } from '../base/diagnostics.ts';
 import type { NarHash } from '../formats/hash.ts';
+import type { StorePath } from '../formats/store-path.ts';
 import type { FlakeRef } from './flake-ref.ts';
 import type { InputPath, PackageRef, Template } from './package-ref.ts';
 
@@ -72,6 +73,10 @@ export interface BuiltPackage extends PackageBase {
   readonly phases: ReadonlyMap<PhaseName, Template>;
   /** Holds `out`. */
   readonly outputs: readonly string[];
+  /** What the only output must hash to; then nothing that it is built with is part of its path. */
+  readonly fixed?: { readonly hash: NarHash; readonly recursive: boolean };
+  /** The result is known by its content, once it is built. */
+  readonly contentAddressed: boolean;
 }
 
 export const phaseNames = [
@@ -96,11 +101,32 @@ export interface FetchedPackage extends PackageBase {
   readonly executable: boolean;
 }
 
+export interface MergePartDeclaration {
+  readonly ref: PackageRef;
+  /** Of two parts that differ at one place the lower wins. */
+  readonly priority: number;
+}
+
+/** The priority of a part that says none, as in Nix. */
+export const usualPriority = 5;
+
 export interface MergedPackage extends PackageBase {
   readonly kind: 'merge';
-  readonly parts: readonly PackageRef[];
+  readonly parts: readonly MergePartDeclaration[];
   /** Link path in the tree → target. */
   readonly links: ReadonlyMap<string, string>;
+}
+
+/** A path out of a binary cache, with all that it refers to. */
+export interface StorePathPackage extends PackageBase {
+  readonly kind: 'storePath';
+  readonly path: StorePath;
+  /** Of its NAR. */
+  readonly narHash: NarHash;
+  /** URLs, asked in order. Never empty. */
+  readonly caches: readonly string[];
+  /** `NAME:BASE64`; one of them must have signed each path. Never empty. */
+  readonly publicKeys: readonly string[];
 }
 
 export interface AliasPackage {
@@ -110,7 +136,46 @@ export interface AliasPackage {
   readonly range: Range;
 }
 
-export type PackageDeclaration = BuiltPackage | FetchedPackage | MergedPackage | AliasPackage;
+export type PackageDeclaration =
+  | BuiltPackage
+  | FetchedPackage
+  | MergedPackage
+  | StorePathPackage
+  | AliasPackage;
+
+/** A program in a package's output. */
+export interface ProgramRef {
+  readonly ref: PackageRef;
+  /** Below the output, `bin/hello`. Undefined: the package's main program. */
+  readonly path?: string;
+}
+
+/** A shell to work in. */
+export interface DevShell {
+  readonly name: string;
+  /** '' for none. */
+  readonly description: string;
+  readonly packages: readonly PackageRef[];
+  readonly buildInputs: readonly PackageRef[];
+  /** Packages whose own build inputs the shell has too. */
+  readonly inputsFrom: readonly PackageRef[];
+  readonly env: ReadonlyMap<string, Template>;
+  /** Shell text for its start. */
+  readonly shellHook?: Template;
+  /** Undefined: the manifest's default. */
+  readonly toolchain?: ToolchainDeclaration;
+  /** Where its key stands in the manifest. */
+  readonly range: Range;
+}
+
+/** A program to run by name. */
+export interface App {
+  readonly name: string;
+  /** '' for none. */
+  readonly description: string;
+  readonly program: ProgramRef;
+  readonly range: Range;
+}
 
 /** What every flake says, whichever file it says it in: all that locking looks at. */
 export interface FlakeManifest {
@@ -123,13 +188,24 @@ export interface FlakeManifest {
   readonly self?: { readonly submodules?: boolean; readonly lfs?: boolean };
 }
 
-/** What a flake offers beside packages: read and checked, told by `flk show`, and not built or run yet. */
+/** Things by name, of which some are different on some systems. */
+export interface Varying<T> {
+  /** As they are where no `perSystem` says otherwise. */
+  readonly everywhere: ReadonlyMap<string, T>;
+  /** System → the things that are different there, or that are only there. */
+  readonly perSystem: ReadonlyMap<string, ReadonlyMap<string, T>>;
+}
+
+/** What a flake offers beside packages. To use it, ask `onSystem`. */
 export interface Offers {
-  readonly checks: ReadonlyMap<string, PackageDeclaration>;
+  /** An alias here names a package, never a check. */
+  readonly checks: Varying<PackageDeclaration>;
+  readonly devShells: Varying<DevShell>;
+  readonly apps: Varying<App>;
   /** By name; the text is the one line that describes it, '' for none. */
-  readonly devShells: ReadonlyMap<string, string>;
-  readonly apps: ReadonlyMap<string, string>;
   readonly templates: ReadonlyMap<string, string>;
+  /** What `flk fmt` runs. */
+  readonly formatter?: ProgramRef;
 }
 
 /** `flake.yaml`. */
@@ -148,8 +224,16 @@ export interface Manifest extends FlakeManifest {
   readonly setup: number;
 }
 
+/** Things as they are on one system. */
+export function onSystem<T>({ everywhere, perSystem }: Varying<T>, system: string): ReadonlyMap<string, T> {
+  const own = perSystem.get(system);
+  return own === undefined ? everywhere : new Map([...everywhere, ...own]);
+}
+
 /** The packages as they are on one system. */
-export function packagesFor(manifest: Manifest, system: string): ReadonlyMap<string, PackageDeclaration> {
-  const own = manifest.perSystem.get(system);
-  return own === undefined ? manifest.packages : new Map([...manifest.packages, ...own]);
+export function packagesFor(
+  { packages, perSystem }: Manifest,
+  system: string,
+): ReadonlyMap<string, PackageDeclaration> {
+  return onSystem({ everywhere: packages, perSystem }, system);
 }

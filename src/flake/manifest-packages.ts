@@ -1,58 +1,62 @@
 /** The `packages` of a manifest: what they mean, after the schema has seen their shape. */
-import { type Findings, nearest, type Range } from '../base/diagnostics.ts';
+import type { Findings } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { type NarHash, parseNarHash } from '../formats/hash.ts';
+import { parseStorePath, type StorePath } from '../formats/store-path.ts';
 import type {
   AliasPackage,
   BuiltPackage,
   FetchedPackage,
   MergedPackage,
+  MergePartDeclaration,
   Meta,
   PackageDeclaration,
   PhaseName,
-  SourceSelection,
-  ToolchainDeclaration,
+  StorePathPackage,
+  Varying,
 } from './manifest-model.ts';
-import { phaseNames } from './manifest-model.ts';
+import { phaseNames, usualPriority } from './manifest-model.ts';
+import type { ReferenceReader } from './manifest-references.ts';
+import { readVarying } from './manifest-systems.ts';
 import {
   entriesOf,
   flagOf,
   itemsOf,
   type Located,
   type LocatedEntry,
-  type LocatedMap,
+  numberOf,
   textOf,
 } from './manifest-yaml.ts';
-import {
-  type BareWord,
-  isInnerPath,
-  type PackageRef,
-  parsePackageRef,
-  parseTemplate,
-  type Template,
-} from './package-ref.ts';
+import { isInnerPath, type Template } from './package-ref.ts';
 
 type Fields = ReadonlyMap<string, LocatedEntry>;
-
-export interface ReadPackages {
-  readonly packages: Map<string, PackageDeclaration>;
-  readonly perSystem: Map<string, Map<string, PackageDeclaration>>;
-}
+type Kind = keyof typeof ownKeys;
+type Base = Pick<BuiltPackage, 'name' | 'version' | 'meta' | 'range'>;
 
 /** Only these keys may stand beside a kind's own. */
 const commonKeys = ['version', 'meta', 'perSystem'];
+const fixedKeys = ['outputHash', 'outputHashMode'] as const;
 const ownKeys = {
   fetch: ['fetch'],
   merge: ['merge', 'links'],
-  build: ['src', 'toolchain', 'buildInputs', 'env', 'patches', 'outputs', ...phaseNames],
+  storePath: ['storePath', 'narHash', 'cache', 'publicKey'],
+  build: [
+    'src',
+    'toolchain',
+    'buildInputs',
+    'env',
+    'patches',
+    'outputs',
+    ...fixedKeys,
+    'contentAddressed',
+    ...phaseNames,
+  ],
 } as const;
-const notYet = ['storePath', 'narHash', 'cache', 'publicKey'];
+const allOwnKeys: readonly string[] = Object.values(ownKeys).flat();
 
 /** Words of the derivation itself, of Nix's builder protocol and of the phases runner: they say what is built, and how. */
 const reservedVariables =
   /^(name|system|builder|args|outputs|out|src|requiredSystemFeatures|allowed.*|allowSubstitutes|disallowed.*|outputHash.*|__.*|passAsFile|impureEnvVars|exportReferencesGraph|preferLocalBuild|buildInputs|patches|toolchain|\w+Phase|NIX_STORE|NIX_BUILD_.*|flk_.*)$/;
-
-const mostSystems = 50;
 
 /** Nix allows 211 characters in a store path's name; `.drv` comes on top of a derivation's. */
 const longestName = 207;
@@ -60,135 +64,42 @@ const longestName = 207;
 /** Reads all packages of one manifest. Unusable ones are left out; `findings` say why. */
 export class PackageReader {
   readonly #findings: Findings;
-  readonly #inputs: ReadonlySet<string>;
+  readonly #references: ReferenceReader;
   readonly #systems: readonly string[];
-  readonly #names: ReadonlySet<string>;
-  /** Own packages' outputs that are asked for; checked once all are read. */
-  readonly #outputUses: { name: string; output: string; range: Range }[] = [];
 
-  constructor(
-    findings: Findings,
-    inputs: Iterable<string>,
-    systems: readonly string[],
-    packages: Located | undefined,
-  ) {
+  constructor(findings: Findings, references: ReferenceReader, systems: readonly string[]) {
     this.#findings = findings;
-    this.#inputs = new Set(inputs);
+    this.#references = references;
     this.#systems = systems;
-    this.#names = new Set(entriesOf(packages).keys());
   }
 
-  readAll(located: Located | undefined): ReadPackages {
-    const packages = new Map<string, PackageDeclaration>();
-    const perSystem = new Map<string, Map<string, PackageDeclaration>>();
-    for (const [name, entry] of entriesOf(located)) {
-      const parts = this.#systemParts(entry.value);
-      if (parts.size === 0 || !onlyPerSystem(entriesOf(entry.value))) {
-        const declaration = this.#package(name, entry);
-        if (declaration) packages.set(name, declaration);
-      }
-      for (const [system, part] of parts) {
-        const value = overlay(entry.value, part);
-        const declaration = this.#package(name, { key: entry.key, value });
-        if (!declaration) continue;
-        const others = perSystem.get(system) ?? new Map<string, PackageDeclaration>();
-        perSystem.set(system, others.set(name, declaration));
-      }
-    }
-    this.#checkAliases(packages);
-    this.#checkOutputs(packages);
-    return { packages, perSystem };
+  /** `packages`; their aliases must end somewhere. */
+  packages(located: Located | undefined): Varying<PackageDeclaration> {
+    const read = this.#declarations(located);
+    this.#checkAliases(read.everywhere);
+    return read;
   }
 
-  /** `toolchain` of a package, or of the whole flake. */
-  toolchain(located: Located | undefined): ToolchainDeclaration | undefined {
-    if (textOf(located) === 'host') return { kind: 'host' };
-    const ref = this.reference(located, 'package');
-    return ref && { kind: 'package', ref };
+  /** `checks`: packages too, but an alias there names one of `packages`. */
+  checks(located: Located | undefined): Varying<PackageDeclaration> {
+    return this.#declarations(located);
   }
 
-  /** A reference whose first step exists. */
-  reference(located: Located | undefined, bareWord: BareWord): PackageRef | undefined {
-    const text = textOf(located);
-    if (text === undefined || !located) return undefined;
-    try {
-      const ref = parsePackageRef(text, bareWord);
-      return this.#known(ref, located.range) ? ref : undefined;
-    } catch (error) {
-      if (!(error instanceof FlkError)) throw error;
-      this.#findings.add(located.range, error.message, error.hint);
-      return undefined;
-    }
-  }
-
-  #known(ref: PackageRef, range: Range): boolean {
-    const [input] = ref.inputs;
-    if (input !== undefined) {
-      if (this.#inputs.has(input)) return true;
-      const near = this.#nearest(input, this.#inputs);
-      const advice = this.#names.has(input)
-        ? `the package of that name is #${input}`
-        : near
-          ? `did you mean ${near}?`
-          : 'declare it under inputs';
-      this.#findings.add(range, `there is no input "${input}"`, advice);
-      return false;
-    }
-    const name = ref.name ?? 'default';
-    if (!this.#names.has(name)) {
-      const near = this.#nearest(name, this.#names);
-      const advice = this.#inputs.has(name)
-        ? `the default package of that input is ${name}#`
-        : near
-          ? `did you mean ${near}?`
-          : undefined;
-      this.#findings.add(range, `there is no package "${name}" in this flake`, advice);
-      return false;
-    }
-    if (ref.output !== undefined) this.#outputUses.push({ name, output: ref.output, range });
-    return true;
-  }
-
-  /** Looking among more names than a person would write is not worth the time. */
-  #nearest(name: string, names: ReadonlySet<string>): string | undefined {
-    return this.#findings.full || names.size > 1000 ? undefined : nearest(name, names);
-  }
-
-  #systemParts(located: Located): Map<string, LocatedMap> {
-    const parts = new Map<string, LocatedMap>();
-    for (const [system, { key, value }] of entriesOf(entriesOf(located).get('perSystem')?.value)) {
-      const near = this.#systems.length === 0 ? undefined : nearest(system, this.#systems);
-      if (this.#systems.length > 0 && !this.#systems.includes(system)) {
-        this.#findings.add(
-          key,
-          `${system} is none of this flake’s systems`,
-          near ? `did you mean ${near}?` : `they are ${this.#systems.join(', ')}`,
-        );
-      } else if (!checkSystem(system, key, this.#findings)) continue;
-      // Each one reads the whole package again.
-      if (parts.size === mostSystems) {
-        this.#findings.add(key, `a package differs on at most ${mostSystems} systems`);
-        break;
-      }
-      if (value.kind === 'map') parts.set(system, value);
-    }
-    return parts;
+  #declarations(located: Located | undefined): Varying<PackageDeclaration> {
+    return readVarying(located, this.#systems, this.#findings, {
+      read: (name, entry) => this.#package(name, entry),
+      isWhole,
+    });
   }
 
   #package(name: string, { key, value }: LocatedEntry): PackageDeclaration | undefined {
     if (value.kind === 'scalar') {
-      const target = this.reference(value, 'package');
+      const target = this.#references.reference(value, 'package');
       return target && ({ kind: 'alias', name, target, range: key } satisfies AliasPackage);
     }
     if (value.kind !== 'map') return undefined;
     const fields = value.entries;
-    for (const word of notYet) {
-      const entry = fields.get(word);
-      if (!entry) continue;
-      this.#findings.add(entry.key, `${word} is not supported yet by this version of flk`, 'use fetch');
-      return undefined;
-    }
-    const kind = fields.has('fetch') ? 'fetch' : fields.has('merge') ? 'merge' : 'build';
+    const kind = (['fetch', 'merge', 'storePath'] as const).find((word) => fields.has(word)) ?? 'build';
     this.#checkKeys(name, kind, fields);
     const version = textOf(fields.get('version')?.value);
     const base = {
@@ -202,30 +113,34 @@ export class PackageReader {
     if (name.length + (version === undefined ? 0 : version.length + 1) + longest > longestName) {
       this.#findings.add(key, `a store path’s name has at most ${longestName} characters`, 'shorten it');
     }
-    if (kind === 'fetch') return this.#fetched(base, fields.get('fetch')!);
-    if (kind === 'merge') return this.#merged(base, fields);
-    return this.#built(base, fields, outputs.length === 0 ? ['out'] : outputs);
+    switch (kind) {
+      case 'fetch':
+        return this.#fetched(base, fields.get('fetch')!);
+      case 'merge':
+        return this.#merged(base, fields);
+      case 'storePath':
+        return this.#storePath(base, fields);
+      case 'build':
+        return this.#built(base, fields, outputs.length === 0 ? ['out'] : outputs);
+    }
   }
 
-  #checkKeys(name: string, kind: 'fetch' | 'merge' | 'build', fields: Fields): void {
+  #checkKeys(name: string, kind: Kind, fields: Fields): void {
     const allowed: readonly string[] = [...commonKeys, ...ownKeys[kind]];
-    const others: readonly string[] = Object.values(ownKeys).flat();
     for (const [word, entry] of fields) {
-      if (!others.includes(word) || allowed.includes(word)) continue;
+      if (!allOwnKeys.includes(word) || allowed.includes(word)) continue;
+      const owner = word === 'links' ? 'merge' : 'storePath';
       this.#findings.add(
         entry.key,
         kind === 'build'
-          ? `${word} belongs to merge, and ${name} has none`
+          ? `${word} belongs to ${owner}, and ${name} has none`
           : `${word} has no meaning beside ${kind}`,
-        kind === 'build' ? 'add merge' : `make a second package, and refer to it as #NAME`,
+        kind === 'build' ? `add ${owner}` : `make a second package, and refer to it as #NAME`,
       );
     }
   }
 
-  #fetched(
-    base: Omit<FetchedPackage, 'kind' | 'urls' | 'hash' | 'unpack' | 'stripRoot' | 'executable'>,
-    { key, value }: LocatedEntry,
-  ): FetchedPackage {
+  #fetched(base: Base, { key, value }: LocatedEntry): FetchedPackage {
     const fields = entriesOf(value);
     const single = textOf(fields.get('url')?.value);
     const urls = [
@@ -247,7 +162,7 @@ export class PackageReader {
         'add unpack: true',
       );
     }
-    const hash = this.#hash(fields.get('hash')?.value);
+    const hash = this.#hash(fields.get('hash')?.value, 'leave hash out once, and flk tells the right one');
     return {
       ...base,
       kind: 'fetch',
@@ -259,19 +174,19 @@ export class PackageReader {
     };
   }
 
-  #hash(located: Located | undefined): NarHash | undefined {
+  #hash(located: Located | undefined, advice: string): NarHash | undefined {
     const text = textOf(located);
     if (text === undefined || !located) return undefined;
     try {
       return parseNarHash(text);
     } catch (error) {
       if (!(error instanceof FlkError)) throw error;
-      this.#findings.add(located.range, error.message, 'leave hash out once, and flk tells the right one');
+      this.#findings.add(located.range, error.message, advice);
       return undefined;
     }
   }
 
-  #merged(base: Omit<MergedPackage, 'kind' | 'parts' | 'links'>, fields: Fields): MergedPackage {
+  #merged(base: Base, fields: Fields): MergedPackage {
     const links = new Map<string, string>();
     for (const [path, { key, value }] of entriesOf(fields.get('links')?.value)) {
       if (!isInnerPath(path)) {
@@ -284,25 +199,67 @@ export class PackageReader {
     return {
       ...base,
       kind: 'merge',
-      parts: itemsOf(fields.get('merge')?.value).flatMap((part) => this.reference(part, 'input') ?? []),
+      parts: itemsOf(fields.get('merge')?.value).flatMap((part) => this.#part(part) ?? []),
       links,
     };
   }
 
-  #built(
-    base: Omit<BuiltPackage, 'kind' | 'buildInputs' | 'env' | 'patches' | 'phases' | 'outputs'>,
-    fields: Fields,
-    outputs: readonly string[],
-  ): BuiltPackage {
+  #part(located: Located): MergePartDeclaration | undefined {
+    const fields = entriesOf(located);
+    const ref = this.#references.reference(
+      located.kind === 'map' ? fields.get('ref')?.value : located,
+      'input',
+    );
+    return ref && { ref, priority: numberOf(fields.get('priority')?.value) ?? usualPriority };
+  }
+
+  #storePath(base: Base, fields: Fields): StorePathPackage | undefined {
+    const missing = ownKeys.storePath.filter((word) => !fields.has(word));
+    if (missing.length > 0) {
+      this.#findings.add(
+        fields.get('storePath')!.key,
+        `storePath needs ${missing.join(', ')} too`,
+        'flk store path-info --json tells narHash; cache is the URL, publicKey its NAME:KEY',
+      );
+    }
+    const path = this.#path(fields.get('storePath')!.value);
+    const narHash = this.#hash(fields.get('narHash')?.value, 'write sha256- and 44 characters of base64');
+    if (path === undefined || narHash === undefined) return undefined;
+    return {
+      ...base,
+      kind: 'storePath',
+      path,
+      narHash,
+      caches: textsOf(fields.get('cache')?.value),
+      publicKeys: textsOf(fields.get('publicKey')?.value),
+    };
+  }
+
+  #path(located: Located): StorePath | undefined {
+    const text = textOf(located);
+    if (text === undefined) return undefined;
+    try {
+      const path = parseStorePath(text);
+      if (!path.endsWith('.drv')) return path;
+      this.#findings.add(located.range, 'a .drv is a recipe, not a package', 'name one of its outputs');
+    } catch (error) {
+      if (!(error instanceof FlkError)) throw error;
+      this.#findings.add(located.range, error.message, error.hint);
+    }
+    return undefined;
+  }
+
+  #built(base: Base, fields: Fields, outputs: readonly string[]): BuiltPackage {
+    const references = this.#references;
     if (outputs.includes('drv')) {
       this.#findings.add(fields.get('outputs')!.value.range, 'no output can be called drv', 'rename it');
     }
-    const src = fields.has('src') ? this.#source(fields.get('src')!.value) : undefined;
-    const toolchain = this.toolchain(fields.get('toolchain')?.value);
+    const src = fields.has('src') ? references.source(fields.get('src')!.value) : undefined;
+    const toolchain = references.toolchain(fields.get('toolchain')?.value);
     const phases = new Map<PhaseName, Template>();
     for (const phase of phaseNames) {
       const value = fields.get(phase)?.value;
-      if (textOf(value) !== undefined) phases.set(phase, this.template(value!));
+      if (textOf(value) !== undefined) phases.set(phase, references.template(value!));
     }
     if (!fields.has('src') && !phaseNames.some((phase) => fields.has(phase))) {
       this.#findings.add(
@@ -319,112 +276,49 @@ export class PackageReader {
       kind: 'build',
       ...(src && { src }),
       ...(toolchain && { toolchain }),
-      buildInputs: itemsOf(fields.get('buildInputs')?.value).flatMap(
-        (item) => this.reference(item, 'package') ?? [],
+      buildInputs: references.references(fields.get('buildInputs')?.value, 'package'),
+      env: this.env(fields.get('env')?.value, outputs),
+      patches: itemsOf(fields.get('patches')?.value).flatMap(
+        (item) => references.selected(item, 'a patch') ?? [],
       ),
-      env: this.#env(fields.get('env')?.value, outputs),
-      patches: itemsOf(fields.get('patches')?.value).flatMap((item) => this.#selected(item, 'a patch') ?? []),
       phases,
       outputs,
+      ...this.#fixed(fields, outputs),
+      contentAddressed: this.#isContentAddressed(fields, outputs),
     };
   }
 
-  #env(located: Located | undefined, outputs: readonly string[]): Map<string, Template> {
+  #fixed(fields: Fields, outputs: readonly string[]): Pick<BuiltPackage, 'fixed'> {
+    const [given, mode] = fixedKeys.map((word) => fields.get(word));
+    if (given === undefined) {
+      if (mode) this.#findings.add(mode.key, 'there is no outputHash whose mode this is', 'add outputHash');
+      return {};
+    }
+    if (outputs.length > 1)
+      this.#findings.add(given.key, 'only a package with one output has an outputHash', 'outputs: [out]');
+    const hash = this.#hash(given.value, 'write sha256- and 44 characters of base64');
+    return hash ? { fixed: { hash, recursive: textOf(mode?.value) === 'recursive' } } : {};
+  }
+
+  #isContentAddressed(fields: Fields, outputs: readonly string[]): boolean {
+    const entry = fields.get('contentAddressed');
+    if (!entry || !flagOf(entry.value)) return false;
+    if (outputs.length > 1)
+      this.#findings.add(entry.key, 'only a package with one output is contentAddressed', 'outputs: [out]');
+    if (fields.has('outputHash'))
+      this.#findings.add(entry.key, 'with outputHash its content is known already', 'remove it');
+    return true;
+  }
+
+  /** The variables of a build or of a shell; `outputs` are variables of their own. */
+  env(located: Located | undefined, outputs: readonly string[]): Map<string, Template> {
     const env = new Map<string, Template>();
     for (const [variable, { key, value }] of entriesOf(located)) {
       if (outputs.includes(variable) || reservedVariables.test(variable)) {
         this.#findings.add(key, `env cannot set ${variable}: the builder needs it`, 'choose another name');
-      } else if (textOf(value) !== undefined) env.set(variable, this.template(value));
+      } else if (textOf(value) !== undefined) env.set(variable, this.#references.template(value));
     }
     return env;
-  }
-
-  /** Text with holes, each of them checked; a fault is placed at its own hole. */
-  template(located: Located): Template {
-    const text = textOf(located) ?? '';
-    const source = this.#findings.file.text;
-    let searched = located.range.start;
-    const placeOf = (hole: string): Range => {
-      const start = source.indexOf(hole, searched);
-      if (start < 0 || start >= located.range.end) return located.range;
-      searched = start + hole.length;
-      return { start, end: searched };
-    };
-    const template = parseTemplate(text, (start, end, reason) => {
-      this.#findings.add(placeOf(text.slice(start, end)), reason, 'for two braces write {{{{');
-    });
-    searched = located.range.start;
-    for (const part of template) {
-      if (typeof part === 'string') continue;
-      // The hole as written may hold blanks: look for what it begins with.
-      const word = part.inputs[0] ?? `#${part.name ?? ''}`;
-      const start = source.indexOf(word, source.indexOf('{{', searched));
-      const inside = start >= 0 && start < located.range.end;
-      this.#known(part, inside ? { start, end: start + word.length } : located.range);
-      if (inside) searched = start + word.length;
-    }
-    return template;
-  }
-
-  #source(located: Located): SourceSelection | undefined {
-    if (located.kind !== 'map') return this.#selected(located, 'src');
-    const path = located.entries.get('path')?.value;
-    const selection = path ? this.#selected(path, 'src') : { kind: 'self' as const, path: '' };
-    const include = this.#patterns(located.entries.get('include')?.value);
-    const exclude = this.#patterns(located.entries.get('exclude')?.value);
-    if (!selection) return undefined;
-    if (selection.kind === 'self') return { kind: 'self', path: selection.path, include, exclude };
-    for (const word of ['include', 'exclude']) {
-      const entry = located.entries.get(word);
-      if (entry) {
-        this.#findings.add(
-          entry.key,
-          `${word} picks among this flake’s own files`,
-          'remove it, or use path: ./dir',
-        );
-      }
-    }
-    return selection;
-  }
-
-  /** `.` and `./x` are this flake’s files; all else is a reference. */
-  #selected(located: Located, what: string): SourceSelection | undefined {
-    const text = textOf(located);
-    if (text === undefined) return undefined;
-    if (!text.startsWith('.') && !text.startsWith('/')) {
-      if (!text.includes('#') && !this.#inputs.has(text.split('/')[0]!) && /[./]/.test(text)) {
-        this.#findings.add(
-          located.range,
-          `there is no input "${text.split('/')[0]}"`,
-          `a file of this flake is ./${text}`,
-        );
-        return undefined;
-      }
-      const ref = this.reference(located, 'input');
-      return ref && { kind: 'ref', ref };
-    }
-    const path = text.replace(/^\.(\/|$)/, '').replace(/\/$/, '');
-    if (text !== '.' && text !== './' && (!text.startsWith('./') || !isInnerPath(path))) {
-      this.#findings.add(
-        located.range,
-        `${what} must lie inside this flake`,
-        'write ./dir, or add an input for what lies elsewhere',
-      );
-      return undefined;
-    }
-    return { kind: 'self', path, include: [], exclude: [] };
-  }
-
-  #patterns(located: Located | undefined): string[] {
-    const patterns: string[] = [];
-    for (const item of itemsOf(located)) {
-      const pattern = textOf(item);
-      if (pattern === undefined) continue;
-      const fault = patternFault(pattern);
-      if (fault) this.#findings.add(item.range, ...fault);
-      else patterns.push(pattern);
-    }
-    return patterns;
   }
 
   /** An alias of an alias … must end somewhere. */
@@ -452,46 +346,23 @@ export class PackageReader {
       for (const step of trail) fine.add(step);
     }
   }
-
-  #checkOutputs(packages: ReadonlyMap<string, PackageDeclaration>): void {
-    for (const { name, output, range } of this.#outputUses) {
-      const declaration = packages.get(name);
-      if (!declaration || declaration.kind === 'alias') continue;
-      const outputs = declaration.kind === 'build' ? declaration.outputs : ['out'];
-      if (outputs.includes(output)) continue;
-      const near = nearest(output, outputs);
-      this.#findings.add(
-        range,
-        `package ${name} has no output "${output}"`,
-        near ? `did you mean ${near}?` : `it has ${outputs.join(', ')}`,
-      );
-    }
-  }
 }
 
-/** A package that has no shape of its own before one of its systems is chosen. */
-function onlyPerSystem(fields: Fields): boolean {
+/** False for a package that has no shape of its own before one of its systems is chosen. */
+function isWhole(fields: Fields): boolean {
   const fetch = fields.get('fetch');
-  if (fetch) return !['url', 'urls'].some((word) => entriesOf(fetch.value).has(word));
-  return ![...Object.values(ownKeys).flat()].some((word) => fields.has(word));
+  if (fetch) return ['url', 'urls'].some((word) => entriesOf(fetch.value).has(word));
+  if (ownKeys.storePath.some((word) => fields.has(word))) return fields.has('storePath');
+  return allOwnKeys.some((word) => fields.has(word));
 }
 
-/** Mappings are merged key by key; what else the part says replaces. */
-function overlay(base: Located, part: LocatedMap): Located {
-  if (base.kind !== 'map') return part;
-  const entries = new Map(base.entries);
-  for (const [key, entry] of part.entries) {
-    const below = entries.get(key);
-    const value =
-      below?.value.kind === 'map' && entry.value.kind === 'map'
-        ? overlay(below.value, entry.value)
-        : entry.value;
-    entries.set(key, { key: entry.key, value });
-  }
-  return { kind: 'map', entries, range: base.range };
+/** A text, or a list of texts. */
+function textsOf(located: Located | undefined): string[] {
+  const single = textOf(located);
+  return single === undefined ? itemsOf(located).flatMap((item) => textOf(item) ?? []) : [single];
 }
 
-function readMeta(located: Located | undefined): Meta {
+export function readMeta(located: Located | undefined): Meta {
   const fields = entriesOf(located);
   const meta: { -readonly [K in keyof Meta]: Meta[K] } = {};
   for (const word of ['description', 'license', 'homepage', 'mainProgram'] as const) {
@@ -499,45 +370,4 @@ function readMeta(located: Located | undefined): Meta {
     if (text !== undefined) meta[word] = text;
   }
   return meta;
-}
-
-function patternFault(pattern: string): [message: string, suggestion: string] | undefined {
-  if (pattern.startsWith('!')) return ['a pattern cannot be negated here', 'put it under exclude'];
-  if (pattern.startsWith('#')) return ['gitignore reads # as a comment', 'write \\#'];
-  if (pattern.length > 1000) return ['a pattern has at most 1000 characters', 'shorten it'];
-  if (pattern.includes('\n')) return ['a pattern is one line', 'make it several items'];
-  if (pattern.split('/').some((part) => part === '..' || part === '.'))
-    return ['a pattern has no . or .. in it', 'write it from the folder itself: src/**'];
-  if (/(^|[^\\])(\\\\)*\\$/.test(pattern)) return ['a pattern cannot end in a backslash', 'remove it'];
-  return undefined;
-}
-
-const knownSystems = [
-  'x86_64-linux',
-  'aarch64-linux',
-  'i686-linux',
-  'armv6l-linux',
-  'armv7l-linux',
-  'riscv64-linux',
-  'powerpc64le-linux',
-  's390x-linux',
-  'loongarch64-linux',
-  'mips64el-linux',
-  'x86_64-darwin',
-  'aarch64-darwin',
-  'x86_64-freebsd',
-  'aarch64-freebsd',
-];
-
-/** Any CPU-KERNEL will do, but not one that is a slip away from a known one. */
-export function checkSystem(system: string, range: Range, findings: Findings): boolean {
-  if (knownSystems.includes(system)) return true;
-  const near = nearest(system, knownSystems);
-  if (/^[a-z0-9_]+-[a-z0-9_]+$/.test(system) && near === undefined) return true;
-  findings.add(
-    range,
-    `"${system}" is no system flk knows`,
-    near ? `did you mean ${near}?` : 'write it like x86_64-linux',
-  );
-  return false;
 }

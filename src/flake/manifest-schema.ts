@@ -92,6 +92,8 @@ function describe(fault: SchemaFault, root: Located): Finding | undefined {
       ];
     case 'contains':
       return [value.range, `${name} must hold out`, 'add out'];
+    case 'enum':
+      return [value.range, `${name} must be ${allowedValues(params.allowedValues)}`];
     case 'const':
       // Only inside `contains`, which speaks for it.
       return undefined;
@@ -105,6 +107,9 @@ function describe(fault: SchemaFault, root: Located): Finding | undefined {
       return [value.range, `${name} is not what the schema asks for (${fault.keyword})`];
   }
 }
+
+const allowedValues = (values: unknown): string =>
+  Array.isArray(values) ? values.map(String).join(' or ') : String(values);
 
 const typeNames: Readonly<Record<string, string>> = {
   string: 'text',

@@ -4,22 +4,31 @@ import validRange from 'semver/ranges/valid.js';
 import { Findings, type SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { readInputs } from './manifest-inputs.ts';
-import type { Manifest, Offers } from './manifest-model.ts';
-import { checkSystem, PackageReader } from './manifest-packages.ts';
+import type { Manifest } from './manifest-model.ts';
+import { readOffers } from './manifest-offers.ts';
+import { PackageReader } from './manifest-packages.ts';
+import { ReferenceReader } from './manifest-references.ts';
 import { checkSchema } from './manifest-schema.ts';
+import { checkSystem } from './manifest-systems.ts';
 import { entriesOf, itemsOf, type Located, numberOf, parseYaml, textOf } from './manifest-yaml.ts';
 
 export {
   type AliasPackage,
+  type App,
   type BuiltPackage,
+  type DevShell,
   type FetchedPackage,
   type Manifest,
   type MergedPackage,
+  onSystem,
   type PackageDeclaration,
+  type ProgramRef,
   packagesFor,
   type SelfSelection,
   type SourceSelection,
+  type StorePathPackage,
   type ToolchainDeclaration,
+  type Varying,
 } from './manifest-model.ts';
 export type { InputPath, PackageRef, Template } from './package-ref.ts';
 
@@ -71,10 +80,12 @@ export function parseManifest(file: SourceFile, options: ManifestOptions = {}): 
   const packages = fields.get('packages')?.value;
   // Names that are declared, also where the declaration is faulty: one fault is told once.
   const inputNames = entriesOf(fields.get('inputs')?.value).keys();
-  const reader = new PackageReader(findings, inputNames, systems, packages);
-  const toolchain = reader.toolchain(fields.get('toolchain')?.value);
-  const read = reader.readAll(packages);
-  const offers = readOffers(fields, reader);
+  const references = new ReferenceReader(findings, inputNames, packages);
+  const reader = new PackageReader(findings, references, systems);
+  const toolchain = references.toolchain(fields.get('toolchain')?.value);
+  const read = reader.packages(packages);
+  const offers = readOffers(fields, { findings, references, packages: reader, systems });
+  references.checkOutputs(read);
   if (findings.count > 0) throw invalid(findings);
   const description = textOf(fields.get('description')?.value);
   const requireVersion = textOf(fields.get('requireVersion')?.value);
@@ -85,7 +96,8 @@ export function parseManifest(file: SourceFile, options: ManifestOptions = {}): 
     ...(requireVersion !== undefined && { requireVersion }),
     systems,
     inputs,
-    ...read,
+    packages: read.everywhere,
+    perSystem: read.perSystem,
     offers,
     ...(toolchain && { toolchain }),
     setup: numberOf(fields.get('setup')?.value) ?? 1,
@@ -104,32 +116,6 @@ function checkVersion(located: Located | undefined, own: string | undefined, fin
       diagnostics: findings.list(),
     });
   }
-}
-
-/** What nothing uses yet is still read, so that its faults show while it is being written. */
-function readOffers(fields: ReturnType<typeof entriesOf>, reader: PackageReader): Offers {
-  const { packages: checks } = reader.readAll(fields.get('checks')?.value);
-  for (const { value } of entriesOf(fields.get('devShells')?.value).values()) {
-    const shell = entriesOf(value);
-    for (const item of itemsOf(shell.get('packages')?.value)) reader.reference(item, 'package');
-    for (const variable of entriesOf(shell.get('env')?.value).values()) reader.template(variable.value);
-    const hook = shell.get('shellHook');
-    if (hook) reader.template(hook.value);
-  }
-  const described = (word: string): ReadonlyMap<string, string> =>
-    new Map(
-      [...entriesOf(fields.get(word)?.value)].map(([name, { value }]) => {
-        const own = entriesOf(value);
-        const meta = entriesOf(own.get('meta')?.value);
-        return [name, textOf((own.get('description') ?? meta.get('description'))?.value) ?? ''];
-      }),
-    );
-  return {
-    checks,
-    devShells: described('devShells'),
-    apps: described('apps'),
-    templates: described('templates'),
-  };
 }
 
 function invalid(findings: Findings): FlkError {

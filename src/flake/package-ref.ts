@@ -65,6 +65,19 @@ function parseSubpath(path: string, text: string): string {
   return trimmed;
 }
 
+/**
+ * `hello/bin/hello`, `greet#lib.dev/bin/x`: a package, and where in its output a program lies; a package alone has no `path`.
+ * Throws FLK_REF_INVALID.
+ */
+export function parseProgramRef(text: string): { readonly ref: PackageRef; readonly path?: string } {
+  const slash = text.indexOf('/', Math.max(0, text.indexOf('#')));
+  if (slash < 0) return { ref: parsePackageRef(text, 'package') };
+  return {
+    ref: parsePackageRef(text.slice(0, slash), 'package'),
+    path: parseSubpath(text.slice(slash + 1), text),
+  };
+}
+
 /** `a/b`: relative, and nothing in it that leads elsewhere. */
 export function isInnerPath(path: string): boolean {
   return (

@@ -105,8 +105,8 @@ describe('flake.schema.json', () => {
     const sections = Object.entries(schema.properties as Readonly<Record<string, Schema>>);
     const examples = sections.flatMap(([key, node]) =>
       ((target(node).examples as unknown[] | undefined) ?? [])
-        // A toolchain refers to what its manifest would hold besides.
-        .filter((example) => key !== 'toolchain' || example === 'host')
+        // A toolchain or a formatter refers to what its manifest would hold besides.
+        .filter((example) => (key !== 'toolchain' || example === 'host') && key !== 'formatter')
         .map((example) => stringify({ [key]: example })),
     );
     expect(examples.length).toBeGreaterThan(4);

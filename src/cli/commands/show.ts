@@ -1,7 +1,14 @@
 /** `flk show`: what a flake offers, in the shape and the words of `nix flake show`. Nothing is built for it. */
 import { compareBytes } from '../../base/canonical.ts';
 import { printFlakeRef } from '../../flake/flake-ref.ts';
-import { type Manifest, type PackageDeclaration, packagesFor } from '../../flake/manifest.ts';
+import {
+  type AliasPackage,
+  type Manifest,
+  onSystem,
+  type PackageDeclaration,
+  packagesFor,
+  type Varying,
+} from '../../flake/manifest.ts';
 import { cleanText, type Palette } from '../../report/text.ts';
 import type { Context } from '../context.ts';
 import { openFlake, readPackages } from '../flake.ts';
@@ -27,29 +34,48 @@ export async function runShow(context: Context): Promise<number> {
 
 function outputsOf(manifest: Manifest): Branch {
   const systems = manifest.systems.length === 0 ? [hostSystem()] : [...manifest.systems].sort(compareBytes);
-  const { checks, devShells, apps, templates } = manifest.offers;
+  const { checks, devShells, apps, templates, formatter } = manifest.offers;
   const perSystem = (of: (system: string) => Branch): Branch =>
     Object.fromEntries(systems.map((system) => [system, of(system)]));
+  const derivations = (system: string, declared: ReadonlyMap<string, PackageDeclaration>): Branch => {
+    const packages = packagesFor(manifest, system);
+    return leaves(declared, ([, declaration]) => derivation(declaration, packages));
+  };
   const kinds: Readonly<Record<string, Branch>> = {
-    apps: perSystem(() => leaves(apps, ([, text]) => app(text))),
-    checks: perSystem(() => leaves(checks, ([, check]) => derivation(check, checks))),
-    devShells: perSystem(() =>
-      leaves(devShells, ([name, description]) => ({ type: 'derivation', name, description })),
+    apps: perSystem((system) => leaves(onSystem(apps, system), ([, { description }]) => app(description))),
+    checks: perSystem((system) => derivations(system, onSystem(checks, system))),
+    devShells: perSystem((system) =>
+      leaves(onSystem(devShells, system), ([name, { description }]) => ({
+        type: 'derivation',
+        name,
+        description,
+      })),
     ),
-    packages: perSystem((system) => {
-      const packages = packagesFor(manifest, system);
-      return leaves(packages, ([, declared]) => derivation(declared, packages));
-    }),
+    formatter:
+      formatter === undefined
+        ? {}
+        : Object.fromEntries(
+            systems.map((system) => [
+              system,
+              derivation({ kind: 'alias', target: formatter.ref }, packagesFor(manifest, system)),
+            ]),
+          ),
+    packages: perSystem((system) => derivations(system, packagesFor(manifest, system))),
     templates: leaves(templates, ([, description]) => ({ type: 'template', description })),
   };
-  const offered: Readonly<Record<string, ReadonlyMap<string, unknown>>> = {
-    apps,
-    checks,
-    devShells,
-    packages: new Map([...manifest.packages, ...[...manifest.perSystem.values()].flatMap((own) => [...own])]),
-    templates,
+  const offered: Readonly<Record<string, number>> = {
+    apps: sizeOf(apps),
+    checks: sizeOf(checks),
+    devShells: sizeOf(devShells),
+    formatter: formatter === undefined ? 0 : 1,
+    packages: sizeOf({ everywhere: manifest.packages, perSystem: manifest.perSystem }),
+    templates: templates.size,
   };
-  return Object.fromEntries(Object.entries(kinds).filter(([kind]) => (offered[kind]?.size ?? 0) > 0));
+  return Object.fromEntries(Object.entries(kinds).filter(([kind]) => offered[kind] !== 0));
+}
+
+function sizeOf({ everywhere, perSystem }: Varying<unknown>): number {
+  return [...perSystem.values()].reduce((sum, own) => sum + own.size, everywhere.size);
 }
 
 function leaves<T>(offers: ReadonlyMap<string, T>, leaf: (entry: [string, T]) => Leaf): Branch {
@@ -61,7 +87,7 @@ const app = (description: string): Leaf => ({ type: 'app', ...(description === '
 
 /** An alias has the name of what it stands for, as far as this manifest tells. */
 function derivation(
-  declared: PackageDeclaration,
+  declared: Exclude<PackageDeclaration, AliasPackage> | Pick<AliasPackage, 'kind' | 'target'>,
   packages: ReadonlyMap<string, PackageDeclaration>,
   steps = 0,
 ): Leaf {
@@ -94,6 +120,7 @@ function lines(branch: Branch, path: readonly string[], prefix: string, paint: P
 const isLeaf = (node: Branch | Leaf): node is Leaf => typeof node.type === 'string';
 
 const kindNames: Readonly<Record<string, string>> = {
+  formatter: 'formatter',
   packages: 'package',
   devShells: 'development environment',
 };

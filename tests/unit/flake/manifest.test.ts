@@ -251,7 +251,11 @@ const shape: Faults = [
     'inputs:\n  _a: path:./a\n',
     ['2:3 «_a» "_a" cannot be a name in inputs → an input’s name is a letter, then letters, digits, _ and -'],
   ],
-  ['an app without program', 'apps:\n  a: {}\n', ['2:3 «a» apps.a has no program']],
+  [
+    'an app without program',
+    'apps:\n  a: {}\n',
+    ['2:3 «a» apps.a has no program → program: PACKAGE/bin/PROGRAM'],
+  ],
   ['an empty reference', 'toolchain: ""\n', ['1:12 «""» toolchain is empty']],
 ];
 
@@ -534,11 +538,8 @@ const packages: Faults = [
   ],
   [
     'what is not there yet',
-    'packages:\n  a: { storePath: /nix/store/x, narHash: y }\nmodules: {}\n',
-    [
-      '2:8 «storePath» storePath is not supported yet by this version of flk → use fetch',
-      '3:1 «modules» modules is not supported yet by this version of flk → remove it',
-    ],
+    'modules: {}\n',
+    ['1:1 «modules» modules is not supported yet by this version of flk → remove it'],
   ],
   [
     'a system that is none',
@@ -715,6 +716,7 @@ x-mine: [1, { a: null }]
         ['installPhase', ["echo '{{'\n"]],
       ]),
       outputs: ['out', 'dev'],
+      contentAddressed: false,
     });
     expect(manifest.packages.get('default')).toMatchObject({ kind: 'alias', target: { name: 'hello' } });
     expect(manifest.packages.get('lib')).toMatchObject({
@@ -725,9 +727,9 @@ x-mine: [1, { a: null }]
     expect(manifest.packages.get('tools')).toMatchObject({
       kind: 'merge',
       parts: [
-        { inputs: [], name: 'busybox' },
-        { inputs: ['base'], name: 'libc' },
-        { inputs: ['assets'], subpath: 'fonts' },
+        { ref: { inputs: [], name: 'busybox' }, priority: 5 },
+        { ref: { inputs: ['base'], name: 'libc' }, priority: 5 },
+        { ref: { inputs: ['assets'], subpath: 'fonts' }, priority: 5 },
       ],
       links: new Map([['bin/cc', 'gcc-12']]),
     });
