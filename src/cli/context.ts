@@ -1,6 +1,7 @@
 /** What a command works with: its arguments, its folders, the report, and the parts of flk, each made when first asked for. */
 import { homedir } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
+import { Readable } from 'node:stream';
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import { JsonReport } from '../report/json.ts';
@@ -17,6 +18,8 @@ import type { Settings } from './settings.ts';
 /** A place text goes to; `process.stdout` and `process.stderr` fit. */
 export interface Terminal {
   write(text: string): unknown;
+  /** Settles when the place can take more; false: nobody reads any more. */
+  writeBytes?(bytes: Buffer): Promise<boolean>;
   readonly isTTY?: boolean;
   readonly columns?: number | undefined;
   readonly rows?: number | undefined;
@@ -34,6 +37,8 @@ export interface World {
   readonly cwd: string;
   readonly stdout: Terminal;
   readonly stderr: Terminal;
+  /** Opened when it is first read. None: nothing comes. */
+  readonly stdin?: AsyncIterable<Buffer>;
   readonly stamp?: Stamp | undefined;
   /** From now on Ctrl-C is the foreground program's own business, and other signals are passed on. */
   handOverSignals(receive: (signal: NodeJS.Signals) => void): void;
@@ -45,6 +50,9 @@ export interface Folders {
   /** The root that stands for `/`: store paths lie in `STORE/nix/store`. */
   readonly store: string;
 }
+
+/** Commands that use a flake's packages, and change its lock only where they must. */
+const building: ReadonlySet<CommandName> = new Set(['build', 'run']);
 
 export class Context {
   readonly command: CommandName;
@@ -61,6 +69,7 @@ export class Context {
   readonly interactive: boolean;
   readonly stamp: Stamp | undefined;
   readonly handOverSignals: World['handOverSignals'];
+  readonly #world: Pick<World, 'stdin'>;
   readonly #stdout: Terminal;
   #sources: Promise<Sources> | undefined;
   #registries: Promise<FlakeRegistries> | undefined;
@@ -90,6 +99,7 @@ export class Context {
     this.interactive = world.stderr.isTTY === true;
     this.stamp = world.stamp;
     this.handOverSignals = (receive) => world.handOverSignals(receive);
+    this.#world = world;
     this.#stdout = world.stdout;
   }
 
@@ -113,8 +123,12 @@ export class Context {
 
   /** Whether only `CI=true` says so. */
   get lockedByCi(): boolean {
-    const builds = this.command === 'build' || this.command === 'run';
-    return builds && this.env.CI === 'true' && this.flags.locked === undefined && !this.flags.frozen;
+    return (
+      building.has(this.command) &&
+      this.env.CI === 'true' &&
+      this.flags.locked === undefined &&
+      !this.flags.frozen
+    );
   }
 
   /** What is set once for all flakes. Read when it is first needed: a lock that is current needs none of it. */
@@ -174,7 +188,7 @@ export class Context {
           allowDirty: this.flags['allow-dirty'] ?? allowDirty,
           warnDirty: async () => warnDirty,
           // Who locks wants to know what is there now; who uses a remote flake, not to wait for the same answer each time.
-          refTtl: ['build', 'run', 'metadata'].includes(this.command) ? tarballTtl : 0,
+          refTtl: building.has(this.command) || this.command === 'metadata' ? tarballTtl : 0,
         }),
     );
   }
@@ -190,6 +204,35 @@ export class Context {
     const store = await this.#store?.catch(() => undefined);
     this.#store = undefined;
     store?.close();
+  }
+
+  /** Standard input, as it comes. */
+  get input(): AsyncIterable<Buffer> {
+    return this.#world.stdin ?? Readable.from([]);
+  }
+
+  /**
+   * Runs what writes bytes to stdout, each piece after the one before was taken. Ends early, and well, when the reader has seen enough.
+   * `what` goes to no terminal: FLK_USAGE.
+   */
+  async pour(
+    what: string,
+    work: (write: (bytes: Buffer) => Promise<void>) => Promise<void>,
+    options: { readonly terminal?: boolean } = {},
+  ): Promise<void> {
+    if (this.#stdout.isTTY && options.terminal !== true)
+      throw new FlkError('FLK_USAGE', `${what} would go to the terminal`, {
+        hint: 'send it to a file or another program: … > FILE',
+      });
+    this.report.close();
+    const enough = new Error('the reader has gone');
+    try {
+      await work(async (bytes) => {
+        if ((await this.#stdout.writeBytes?.(bytes)) === false) throw enough;
+      });
+    } catch (error) {
+      if (error !== enough) throw error;
+    }
   }
 
   /** Prints a command's result: the data itself under `--json`, else what `human` makes of it, if anything. */

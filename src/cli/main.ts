@@ -108,9 +108,8 @@ export function main(stamp?: Stamp): void {
   const stderr = new StandardStream(2, () => process.stderr);
   const finish = (status: number): void => {
     finished = true;
-    // Sockets kept alive and timers must not hold the process; what was written to a pipe or file on Linux is already there,
-    // or its failure is told in this turn.
-    setImmediate(() => {
+    // Sockets kept alive and timers must not hold the process; what a slow reader has not taken yet must.
+    void Promise.all([stdout.drained(controller.signal), stderr.drained(controller.signal)]).then(() => {
       if (status !== 0 || !stdout.failure) process.exit(status);
       const error = new FlkError(
         'FLK_FILE_UNWRITABLE',
@@ -146,6 +145,9 @@ export function main(stamp?: Stamp): void {
     },
     stdout,
     stderr,
+    get stdin() {
+      return process.stdin;
+    },
     stamp,
     handOverSignals: (taker) => {
       receive = taker;
@@ -189,6 +191,23 @@ class StandardStream implements Terminal {
 
   write(text: string): void {
     this.#stream.write(text);
+  }
+
+  writeBytes(bytes: Buffer): Promise<boolean> {
+    return new Promise((resolve) => this.#stream.write(bytes, (error) => resolve(!error)));
+  }
+
+  /** When all that was written is taken, or nobody reads it any more, or `signal` fires. */
+  drained(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      if (!this.#opened || signal.aborted) {
+        setImmediate(resolve);
+        return;
+      }
+      signal.addEventListener('abort', () => resolve());
+      // Behind all that waits; what failed is told before.
+      this.#opened.write('', () => setImmediate(resolve));
+    });
   }
 }
 

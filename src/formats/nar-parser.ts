@@ -76,15 +76,26 @@ export class NarParser {
   push(chunk: Buffer): void {
     if (this.#position + this.#held.length + chunk.length > this.#maxSize)
       throw new FlkError('FLK_LIMIT', `a NAR has more than ${this.#maxSize} bytes`);
+    if (this.take(chunk) < chunk.length) throw this.#fault('has bytes past its end');
+  }
+
+  /** The same where a stream goes on after the archive: how many of the chunk's bytes belong to it. */
+  take(chunk: Buffer): number {
     const input = this.#held.length === 0 ? chunk : Buffer.concat([this.#held, chunk]);
     const used = this.#parse(input);
     // The caller may reuse its chunk.
-    this.#held = used === input.length ? nothing : Buffer.from(input.subarray(used));
+    this.#held = this.whole || used === input.length ? nothing : Buffer.from(input.subarray(used));
+    return this.whole ? chunk.length - (input.length - used) : chunk.length;
+  }
+
+  /** Whether the archive's last byte has come. */
+  get whole(): boolean {
+    return this.#expected === 'nothing';
   }
 
   /** The archive is over: throws FLK_NAR_INVALID when it was not whole. */
   end(): void {
-    if (this.#expected !== 'nothing') throw this.#fault(`ends where ${this.#expected} belongs`);
+    if (!this.whole) throw this.#fault(`ends where ${this.#expected} belongs`);
   }
 
   /** Takes what is whole and tells how many bytes that was. */
@@ -108,7 +119,7 @@ export class NarParser {
         this.#sink.file(size, this.#executable);
         this.#expected = size > 0 ? 'file-data' : 'file-padding';
       } else if (this.#expected === 'nothing') {
-        throw this.#fault('has bytes past its end');
+        break;
       } else if (this.#expected !== 'file-padding') {
         if (input.length - at < 8) break;
         const length = this.#readLength(input, at);

@@ -64,7 +64,16 @@ export function makeTextPath(
   contents: string | Uint8Array,
   references: Iterable<StorePath> = [],
 ): StorePath {
-  return makeStorePath(['text', ...sorted(references)].join(':'), sha256(contents), name);
+  return makeTextDigestPath(name, sha256(contents), references);
+}
+
+/** The same, from the SHA-256 of its contents. */
+export function makeTextDigestPath(
+  name: string,
+  digest: Uint8Array,
+  references: Iterable<StorePath> = [],
+): StorePath {
+  return makeStorePath(['text', ...sorted(references)].join(':'), digest, name);
 }
 
 /** The output of a fixed-output derivation: `r:sha256` over the NAR, `sha256` (flat) over a single file's bytes. */
