@@ -288,6 +288,26 @@ export const errorCodes = {
     'flk cache pull takes signed paths; --no-check-sigs takes this one on the stream’s word',
     'An imported path is not named after its content, and the stream carries no signature: whoever made the stream could have put anything under that name.',
   ),
+  FLK_KEY_INVALID: row(
+    2,
+    'flk cache keygen NAME makes a pair',
+    'A key or its name is not what flk and Nix write: NAME:BASE64, with 32 bytes for a public key and 64 for a secret one.',
+  ),
+  FLK_CACHE_INVALID: row(
+    4,
+    'do without this cache until it is mended: --no-substitute builds instead',
+    'A binary cache breaks its own rules: its narinfo cannot be read or speaks of another path, an archive is missing, damaged, or larger than promised.',
+  ),
+  FLK_CACHE_UNTRUSTED: row(
+    4,
+    'name its key with --trusted-public-key NAME:BASE64, if you trust who holds it',
+    'A binary cache offers a path that is not named after its content, and no key that you trust has signed it: whoever runs the cache could have put anything under that name.',
+  ),
+  FLK_CACHE_HOST_TOOLCHAIN: row(
+    1,
+    'give the packages a toolchain, or push all the same with --allow-host',
+    'What was to be pushed was built with this machine’s own programs. Another machine would build something else under the same name, so it stays out of caches.',
+  ),
   FLK_DERIVATION_INVALID: row(
     4,
     '',

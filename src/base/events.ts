@@ -51,6 +51,17 @@ export type Notice =
   | { readonly type: 'old-answer'; readonly subject: string; readonly reason: string }
   /** A flake.lock whose inputs the store keeps cannot be read: conflict markers, perhaps. */
   | { readonly type: 'unread-lock'; readonly path: string }
+  /** A binary cache is left alone for the rest of this run. */
+  | { readonly type: 'cache-unreachable'; readonly cache: string; readonly reason: string }
+  /** A binary cache has a path, but no key that is trusted signed it. Told once for each cache. */
+  | {
+      readonly type: 'cache-untrusted';
+      readonly cache: string;
+      readonly path: string;
+      readonly signed: boolean;
+    }
+  /** A file holds a secret key and anybody on the machine may read it. */
+  | { readonly type: 'key-readable'; readonly path: string }
   | { readonly type: 'ci-locked' }
   | { readonly type: 'lock-written'; readonly path: string };
 

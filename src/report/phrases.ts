@@ -73,6 +73,14 @@ export function noticeWords(notice: Notice): NoticeWords {
       return warning(`${notice.subject}: ${notice.reason}; what it said last time is used`);
     case 'unread-lock':
       return warning(`${notice.path} cannot be read, so every source in the store stays`);
+    case 'cache-unreachable':
+      return warning(`${notice.cache} is left out: ${notice.reason}`);
+    case 'cache-untrusted':
+      return warning(
+        `${notice.cache} offers ${notice.path} ${notice.signed ? 'with no signature that you trust' : 'unsigned'}: not taken`,
+      );
+    case 'key-readable':
+      return warning(`${notice.path} holds a secret key and everybody may read it: chmod 600 ${notice.path}`);
     case 'ci-locked':
       return note('CI is set: flake.lock may not change (--no-locked allows it)');
     case 'lock-written':

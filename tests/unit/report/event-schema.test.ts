@@ -36,6 +36,9 @@ const notices: { readonly [T in Notice['type']]: Extract<Notice, { type: T }> } 
   'not-locked': { type: 'not-locked', flake: 'path:/x' },
   'old-answer': { type: 'old-answer', subject: 'https://h/x.json', reason: 'cannot reach h' },
   'unread-lock': { type: 'unread-lock', path: '/home/ada/work/flake.lock' },
+  'cache-unreachable': { type: 'cache-unreachable', cache: 'https://h', reason: 'cannot reach h' },
+  'cache-untrusted': { type: 'cache-untrusted', cache: 'https://h', path: '/nix/store/x', signed: true },
+  'key-readable': { type: 'key-readable', path: '/home/ada/key' },
   'ci-locked': { type: 'ci-locked' },
   'lock-written': { type: 'lock-written', path: 'flake.lock' },
 };
