@@ -98,3 +98,7 @@ export function start(
     kill: () => void child.kill('SIGKILL'),
   };
 }
+
+/** A word as a POSIX shell reads it, whatever it holds but NUL. */
+export const quote = (word: string): string =>
+  /^[\w./@%+=:,][\w./@%+=:,-]*$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;

@@ -1,7 +1,9 @@
 /** Running programs of the store on this machine, where there may be no /nix/store. */
-import { lstat, mkdir, readdir, readlink, realpath, rename } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { lstat, mkdir, readdir, readlink, realpath, rename, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FlkError, systemCode } from '../base/errors.ts';
+import { quote } from '../base/process.ts';
 import { sha256, toNixBase32 } from '../formats/hash.ts';
 import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
 import type { Store } from '../store/store.ts';
@@ -27,8 +29,7 @@ export async function needsStore(store: Store, path: StorePath): Promise<boolean
 
 /**
  * The command that runs `program`, a logical path (`/nix/store/…/bin/hello`) in a valid store path: itself where that is enough, else
- * through a namespace in which this machine is as it is, but with the store at /nix/store; working folder, environment, user, terminal
- * and signals stay. Throws FLK_SANDBOX_UNAVAILABLE where the machine has neither util-linux nor bubblewrap.
+ * `enterStore`, which says what it throws.
  */
 export async function enterCommand(
   store: Store,
@@ -39,15 +40,43 @@ export async function enterCommand(
   const path = storePathOf(program);
   const inside = program.slice(path.length);
   if (!(await needsStore(store, path))) return { command: join(store.physical(path), inside), args };
+  return await enterStore(store, [program, ...args], cwd);
+}
+
+/**
+ * The command that runs any other in a namespace in which this machine is as it is, but with the store at /nix/store; working folder,
+ * environment, user, terminal and signals stay. A program without a slash is looked for there, on the PATH that the command is
+ * started with. Throws FLK_SANDBOX_UNAVAILABLE where the machine has neither util-linux nor bubblewrap.
+ */
+export async function enterStore(store: Store, argv: readonly string[], cwd: string): Promise<HostCommand> {
   const { view, folder } = await storeView(store);
-  const entry = { argv: [program, ...args], cwd };
   // util-linux becomes the program; bubblewrap would stand between it and the terminal's signals.
   const unshare = await findTool('unshare');
   const bwrap = unshare ? undefined : await findTool('bwrap');
   const sandbox = unshare ? utilLinux(unshare) : bwrap ? bubblewrap(bwrap) : undefined;
   if (!sandbox) throw await sandboxUnavailable([], 'open');
-  const { program: command, args: all } = await sandbox.confine(view, folder, entry);
-  return { command, args: all };
+  const { program: command, args } = await sandbox.confine(view, folder, { argv, cwd });
+  return { command, args };
+}
+
+/**
+ * The text of a script, for the host's shell, that runs a program of the store wherever it is started, in that folder, as
+ * `enterCommand` does. It works for as long as the path is valid, this user and this machine are as they are, and without flk.
+ */
+export async function launcherScript(store: Store, program: string): Promise<string> {
+  const folder = `/${randomBytes(16).toString('hex')}`;
+  const { command, args } = await enterCommand(store, program, [], folder);
+  const words = [command, ...args].map((word) => word.split(folder).map(quote).join('"$PWD"'));
+  return `#!/bin/sh\nexec ${words.join(' ')} "$@"\n`;
+}
+
+/** Whether this machine's /nix/store is the store: because it lies there, or because flk has already put it there. */
+export async function isAtHome(store: Store): Promise<boolean> {
+  const [here, there] = await Promise.all([
+    stat(join(store.root, storeDir)),
+    stat(storeDir).catch(() => undefined),
+  ]);
+  return there !== undefined && here.dev === there.dev && here.ino === there.ino;
 }
 
 /** The store path in which a logical path lies. */
@@ -55,11 +84,6 @@ function storePathOf(program: string): StorePath {
   if (!program.startsWith(`${storeDir}/`))
     throw new FlkError('FLK_STORE_PATH_INVALID', `${program} is not in ${storeDir}`);
   return parseStorePath(program.split('/').slice(0, 4).join('/'));
-}
-
-async function isAtHome(store: Store): Promise<boolean> {
-  const physical = await realpath(join(store.root, storeDir));
-  return (await realpath(storeDir).catch(() => undefined)) === physical;
 }
 
 /**

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { join, posix, relative, resolve } from 'node:path';
 import { FlkError } from '../base/errors.ts';
 import { makeFolder, readFileIfExists, withFileLock, writeFileAtomic } from '../base/files.ts';
+import { quote } from '../base/process.ts';
 import { type FlakeRef, printFlakeRef } from '../flake/flake-ref.ts';
 import { printInputPath } from '../flake/graph.ts';
 import type { StaleReason } from '../flake/lock-check.ts';
@@ -12,7 +13,7 @@ import type { LockOptions } from '../flake/locker.ts';
 import type { FlakeManifest } from '../flake/manifest-model.ts';
 import { type InputPath, inputNamePattern } from '../flake/package-ref.ts';
 import { cleanText } from '../report/text.ts';
-import { hasGit, quote } from '../sources/worktree.ts';
+import { hasGit } from '../sources/worktree.ts';
 import type { Context } from './context.ts';
 import { type Flake, manifestReader, openFlake, readManifest, refFromArgument } from './flake.ts';
 

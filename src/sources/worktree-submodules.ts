@@ -1,11 +1,12 @@
 /** A working tree with its submodules: what Git tracks in it and, below their paths, in theirs, as it is on disk. */
 import { join } from 'node:path';
 import { FlkError } from '../base/errors.ts';
+import { quote } from '../base/process.ts';
 import { parseGitmodules } from '../formats/git-modules.ts';
 import { lookAt, readRegularFile } from './disk.ts';
 import { maxSubmoduleDepth, submodulePath } from './git-submodules.ts';
 import type { TrackedEntry, TrackedState } from './tracked-files.ts';
-import { quote, readTracked } from './worktree.ts';
+import { readTracked } from './worktree.ts';
 
 /**
  * As `readTracked`, recursively, and as Nix 2.34 has it: whatever commit a submodule has checked out is taken, and a change in one is

@@ -6,7 +6,7 @@ import { statSync } from 'node:fs';
 import { devNull } from 'node:os';
 import { dirname, join, relative, resolve } from 'node:path';
 import { FlkError } from '../base/errors.ts';
-import { type Finished, run } from '../base/process.ts';
+import { type Finished, quote, run } from '../base/process.ts';
 import type { Rev } from '../flake/flake-ref.ts';
 import { lookAt } from './disk.ts';
 import type { TrackedEntry, TrackedState } from './tracked-files.ts';
@@ -228,10 +228,6 @@ function identity(): NodeJS.ProcessEnv {
 
 /** Whether a relative path leads out of the folder that it starts from. */
 export const isOutside = (path: string): boolean => path === '..' || path.startsWith('../');
-
-/** A word as a POSIX shell reads it. */
-export const quote = (word: string): string =>
-  /^[\w./@%+=:,][\w./@%+=:,-]*$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 
 /** Runs git in the repository and gives its output. Throws FLK_GIT_WORKTREE where the repository may not be read. */
 async function git(root: string, signal: AbortSignal | undefined, ...args: string[]): Promise<Buffer> {

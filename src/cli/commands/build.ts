@@ -8,15 +8,14 @@ import { version } from '../../base/version.ts';
 import { localEngine } from '../../build/engines/local.ts';
 import { type InstantiatedPackage, type InstantiationContext, instantiate } from '../../build/instantiate.ts';
 import { type Realised, realiseAll } from '../../build/realise.ts';
-import { splitFragment } from '../../flake/flake-ref.ts';
 import { parseManifest } from '../../flake/manifest.ts';
-import { parsePackageRef } from '../../flake/package-ref.ts';
 import type { StorePath } from '../../formats/store-path.ts';
 import { downloader } from '../../sources/download.ts';
 import { resultLink } from '../../store/roots.ts';
 import type { Context } from '../context.ts';
 import { readPackages } from '../flake.ts';
 import { openLockedAs } from '../locking.ts';
+import { packageOf, parseTarget, withChecks } from '../targets.ts';
 
 /** A package that lies in the store now. */
 export interface BuiltTarget {
@@ -53,12 +52,11 @@ export async function buildTargets(
   const packages: InstantiatedPackage[] = [];
   const failures: unknown[] = [];
   for (const target of targets) {
-    const { ref, fragment } = splitFragment(target);
-    const opened = flakes.get(ref) ?? instantiationContext(context, ref === '' ? '.' : ref);
-    flakes.set(ref, opened);
+    const parsed = parseTarget(target, hostSystem());
+    const opened = flakes.get(parsed.flake) ?? instantiationContext(context, parsed.flake);
+    flakes.set(parsed.flake, opened);
     try {
-      const { name = 'default', ...inputs } = parsePackageRef(`#${fragment ?? ''}`, 'package');
-      packages.push(await instantiate(await opened, { ...inputs, name }));
+      packages.push(await instantiate(await opened, packageOf(parsed, await opened)));
     } catch (error) {
       if (!context.flags['keep-going'] || context.signal.aborted) throw error;
       failures.push(error);
@@ -89,12 +87,13 @@ function allOf(failures: readonly FlkError[]): FlkError {
   });
 }
 
-async function instantiationContext(context: Context, target: string): Promise<InstantiationContext> {
+/** What instantiating packages of a flake takes, the flake locked. Its checks are among its packages, as `withChecks` names them. */
+export async function instantiationContext(context: Context, target: string): Promise<InstantiationContext> {
   const { flake, manifest, lock } = await openLockedAs(context, target, readPackages);
   const [{ tree }, source, store] = await Promise.all([flake.tree(), context.sources(), context.store()]);
   return {
     lock,
-    root: { manifest, tree, dir: flake.dir },
+    root: { manifest: withChecks(manifest, hostSystem()), tree, dir: flake.dir },
     source,
     parseManifest: (file) => parseManifest(file, { flkVersion: version }),
     system: hostSystem(),
@@ -105,7 +104,8 @@ async function instantiationContext(context: Context, target: string): Promise<I
   };
 }
 
-async function realisePackages(
+/** Makes packages valid, all together, and says which see this machine's tools. Results in the order given. */
+export async function realisePackages(
   context: Context,
   packages: readonly InstantiatedPackage[],
 ): Promise<PromiseSettledResult<Realised>[]> {
@@ -120,14 +120,18 @@ async function realisePackages(
   if (impure.length > 0)
     reporter.emit({ kind: 'notice', notice: { type: 'host-toolchain', packages: impure } });
   const engine = localEngine({ store, reporter, sandbox: flags['no-sandbox'] ? 'none' : 'auto' });
-  return await realiseAll({ store, engine, reporter, download: downloader(context), signal }, packages, {
-    jobs: flags['max-jobs'] ?? availableParallelism(),
-    cores: flags.cores || availableParallelism(),
-    keepGoing: flags['keep-going'],
-    rebuild: flags.rebuild,
-    ...(flags.timeout === undefined ? {} : { timeout: flags.timeout }),
-    ...(flags['max-silent-time'] === undefined ? {} : { maxSilent: flags['max-silent-time'] }),
-  });
+  try {
+    return await realiseAll({ store, engine, reporter, download: downloader(context), signal }, packages, {
+      jobs: flags['max-jobs'] ?? availableParallelism(),
+      cores: flags.cores || availableParallelism(),
+      keepGoing: flags['keep-going'],
+      rebuild: flags.rebuild,
+      ...(flags.timeout === undefined ? {} : { timeout: flags.timeout }),
+      ...(flags['max-silent-time'] === undefined ? {} : { maxSilent: flags['max-silent-time'] }),
+    });
+  } finally {
+    await engine.close();
+  }
 }
 
 function targetOf(planned: InstantiatedPackage, outputs: ReadonlyMap<string, StorePath>): BuiltTarget {

@@ -3,8 +3,9 @@ import { existsSync } from 'node:fs';
 import { basename, join, relative, resolve } from 'node:path';
 import { FlkError } from '../../base/errors.ts';
 import { makeFolder, readFileIfExists, writeFileAtomic } from '../../base/files.ts';
+import { quote } from '../../base/process.ts';
 import { initialManifest } from '../../flake/manifest-edit.ts';
-import { findRepository, quote, trackFile } from '../../sources/worktree.ts';
+import { findRepository, trackFile } from '../../sources/worktree.ts';
 import type { Context } from '../context.ts';
 
 /** Where npm puts it; editors that speak YAML's language server then check the manifest while it is written. */
