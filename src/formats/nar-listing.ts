@@ -1,8 +1,8 @@
 /** What a tree holds, without the bytes of its files: the JSON of `nix store ls --json` and of a binary cache's `.ls` files. */
-import { NarWriter, type TreeSink } from './nar.ts';
+import type { TreeSink } from './nar.ts';
 
-export type NarListingNode =
-  | { readonly type: 'directory'; readonly entries: Readonly<Record<string, NarListingNode>> }
+export type NarListing =
+  | { readonly type: 'directory'; readonly entries: Readonly<Record<string, NarListing>> }
   | {
       readonly type: 'regular';
       /** Only where true. */
@@ -13,60 +13,57 @@ export type NarListingNode =
     }
   | { readonly type: 'symlink'; readonly target: string };
 
-/** Takes a walk and keeps what it met, each file with its place in the NAR of that walk. */
-export class NarListing implements TreeSink {
-  /** Counts: a file's bytes begin where the archive ends once the file is announced. */
-  readonly #nar = new NarWriter(() => {});
-  readonly #folders: Record<string, NarListingNode>[] = [];
+/**
+ * Takes a walk and keeps what it met. `position`: how long the NAR of the same walk is once a file was announced to it
+ * (`NarWriter.size`), where the listing is of a NAR.
+ */
+export class ListingSink implements TreeSink {
+  readonly #position: (() => number) | undefined;
+  readonly #folders: Record<string, NarListing>[] = [];
   #name = '';
-  #root: NarListingNode = { type: 'directory', entries: {} };
+  #root: NarListing | undefined;
+
+  constructor(position?: () => number) {
+    this.#position = position;
+  }
 
   /** The whole tree, once the walk is over. */
-  get root(): NarListingNode {
+  get root(): NarListing | undefined {
     return this.#root;
   }
 
   directory(): void {
-    this.#nar.directory();
     const entries = listingEntries();
     this.#add({ type: 'directory', entries });
     this.#folders.push(entries);
   }
 
   entry(name: Buffer): void {
-    this.#nar.entry(name);
     this.#name = name.toString();
   }
 
   endDirectory(): void {
-    this.#nar.endDirectory();
     this.#folders.pop();
   }
 
   file(size: number, executable: boolean): void {
-    this.#nar.file(size, executable);
     this.#add({
       type: 'regular',
       ...(executable ? { executable: true } : {}),
       size,
-      narOffset: this.#nar.size,
+      ...(this.#position ? { narOffset: this.#position() } : {}),
     });
   }
 
-  data(chunk: Buffer): void {
-    this.#nar.data(chunk);
-  }
+  data(): void {}
 
-  endFile(): void {
-    this.#nar.endFile();
-  }
+  endFile(): void {}
 
   symlink(target: Buffer): void {
-    this.#nar.symlink(target);
     this.#add({ type: 'symlink', target: target.toString() });
   }
 
-  #add(node: NarListingNode): void {
+  #add(node: NarListing): void {
     const folder = this.#folders.at(-1);
     if (folder) folder[this.#name] = node;
     else this.#root = node;
@@ -74,6 +71,6 @@ export class NarListing implements TreeSink {
 }
 
 /** A folder's entries before they come. Without a prototype, so that a file may be called `__proto__`. */
-export function listingEntries(): Record<string, NarListingNode> {
-  return Object.create(null) as Record<string, NarListingNode>;
+export function listingEntries(): Record<string, NarListing> {
+  return Object.create(null) as Record<string, NarListing>;
 }
