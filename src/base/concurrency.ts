@@ -22,6 +22,11 @@ export class OnceMap<K, V> {
     made.catch(() => this.#pending.delete(key));
     return made;
   }
+
+  /** Forgets all answers. */
+  clear(): void {
+    this.#pending.clear();
+  }
 }
 
 /** Throws `FLK_INTERRUPTED` once the signal has fired; for loops that do not await anything abortable. */

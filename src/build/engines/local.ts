@@ -1,6 +1,17 @@
 /** The engine that builds on this machine, shut in by bubblewrap or util-linux; docs/sandbox.md says what a build sees. */
-import { chmod, type FileHandle, lstat, open, realpath, rename, stat, writeFile } from 'node:fs/promises';
+import {
+  chmod,
+  type FileHandle,
+  lstat,
+  mkdir,
+  open,
+  realpath,
+  rename,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
 import { join } from 'node:path';
+import { throwIfAborted } from '../../base/concurrency.ts';
 import { FlkError, systemCode } from '../../base/errors.ts';
 import type { Reporter } from '../../base/events.ts';
 import { baseNameOf, storeDir } from '../../formats/store-path.ts';
@@ -13,6 +24,7 @@ import type { Confined, Sandbox } from './sandbox.ts';
 import { type Ended, type Supervised, supervise } from './supervise.ts';
 import { utilLinux } from './unshare.ts';
 import { hostView, isolatedView, makeScratch, type Scratch, storeMounts, type View } from './view.ts';
+import { Workshop } from './workshop.ts';
 
 /** `auto`: bubblewrap where it is installed and works, else util-linux (`unshare`), else refuse. `none`: the host, with a notice. */
 type SandboxChoice = 'auto' | 'bubblewrap' | 'unshare' | 'none';
@@ -23,12 +35,18 @@ export interface LocalEngineOptions {
   readonly reporter: Reporter;
 }
 
-export function localEngine(options: LocalEngineOptions): Engine {
+export interface LocalEngine extends Engine {
+  /** Removes what its builds shared on disk. An engine that is used again makes that anew. */
+  close(): Promise<void>;
+}
+
+export function localEngine(options: LocalEngineOptions): LocalEngine {
   return options.sandbox === 'none' ? openEngine(options) : sandboxedEngine(options, options.sandbox);
 }
 
 /** Builds in the first sandbox that this machine lets us make; one that cannot be made is not tried again. */
-function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxChoice, 'none'>): Engine {
+function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxChoice, 'none'>): LocalEngine {
+  const workshop = new Workshop(store);
   let candidates: Promise<Sandbox[]> | undefined;
   const failures: { readonly sandbox: string; readonly output: readonly string[] }[] = [];
   return {
@@ -36,9 +54,9 @@ function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxC
       candidates ??= sandboxes(choice);
       const left = await candidates;
       for (let sandbox = left[0]; sandbox; sandbox = left[0]) {
-        const built = await buildIn(sandbox, store, request);
+        const built = await buildIn(sandbox, { store, workshop }, request);
         if (!('notStarted' in built)) return built;
-        if (await works(sandbox, store, request))
+        if (await works(sandbox, { store, workshop }, request))
           throw new FlkError('FLK_BUILD_FAILED', `${request.derivation.builder} could not be started`, {
             facts: { status: built.notStarted.at(-1) ?? 'no message' },
           });
@@ -47,22 +65,25 @@ function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxC
       }
       throw await sandboxUnavailable(failures);
     },
+    close: () => workshop.close(),
   };
 }
 
-type StageStore = Pick<Store, 'physical' | 'stage'>;
+interface Place {
+  readonly store: Pick<Store, 'physical' | 'stage'>;
+  readonly workshop: Workshop;
+}
 
 function buildIn(
   sandbox: Sandbox,
-  store: StageStore,
+  { store, workshop }: Place,
   request: BuildRequest,
 ): Promise<BuiltOutputs | { readonly notStarted: readonly string[] }> {
   return inStage(store, async (folder, dispose) => {
     const scratch = await makeScratch(folder);
-    const view = await isolatedView(scratch, request.toolchain, request.closure, (path) =>
-      store.physical(path),
-    );
-    const ended = await runIn(sandbox, view, folder, '/build', request);
+    const base = await workshop.base(request.toolchain);
+    const view = await isolatedView(base, scratch, request.closure, (path) => store.physical(path));
+    const ended = await runIn(sandbox, { view, folder, cwd: '/build', workshop }, request);
     if (!ended.started) {
       await dispose();
       return { notStarted: ended.lastLines };
@@ -73,14 +94,14 @@ function buildIn(
 }
 
 /** Whether it was the sandbox that could not be made, or only this builder that could not be started in it. */
-async function works(sandbox: Sandbox, store: StageStore, request: BuildRequest): Promise<boolean> {
+async function works(sandbox: Sandbox, place: Place, request: BuildRequest): Promise<boolean> {
   const derivation = {
     ...request.derivation,
     builder: '/bin/sh',
     args: ['-c', ':'],
     env: new Map<string, string>(),
   };
-  const tried = await buildIn(sandbox, store, {
+  const tried = await buildIn(sandbox, place, {
     ...request,
     derivation,
     closure: [],
@@ -96,7 +117,7 @@ async function works(sandbox: Sandbox, store: StageStore, request: BuildRequest)
  * Builds on the host itself: its files, its network, your user. Only /nix/store is made to be right, by a mount namespace; where
  * even that is refused, the store must really be at /nix/store.
  */
-function openEngine({ store, reporter }: LocalEngineOptions): Engine {
+function openEngine({ store, reporter }: LocalEngineOptions): LocalEngine {
   let told = false;
   return {
     build: async (request) => {
@@ -107,29 +128,39 @@ function openEngine({ store, reporter }: LocalEngineOptions): Engine {
         });
       if (!told) reporter.emit({ kind: 'notice', notice: { type: 'no-sandbox', reason: '--no-sandbox' } });
       told = true;
+      // Not shared: what has left the builder's group may keep its log open.
+      const workshop = new Workshop(store);
       const built = await inStage(store, async (folder, dispose) => {
         const scratch = await makeScratch(folder);
         if (await isAtHome(store, request)) {
           await clearOutputs(store, scratch, request);
-          const ended = await run({ folder, ...direct(request, scratch) }, request);
+          const what = { ...direct(request, scratch), output: await workshop.pipe() };
+          const ended = await run(what, folder, request);
           assertSuccess(ended, request);
           await moveOutputs(store, scratch.store, request);
         } else {
+          const root = join(folder, 'root');
+          await mkdir(root);
           const view = await hostView(
-            scratch.root,
+            root,
             await storeMounts(scratch, request.closure, (path) => store.physical(path)),
           );
           const unshare = await findTool('unshare');
           if (!unshare) throw await sandboxUnavailable([], 'open');
-          const ended = await runIn(utilLinux(unshare), view, folder, scratch.build, request);
+          const ended = await runIn(
+            utilLinux(unshare),
+            { view, folder, cwd: scratch.build, workshop },
+            request,
+          );
           if (!ended.started)
             throw await sandboxUnavailable([{ sandbox: 'unshare', output: ended.lastLines }], 'open');
           assertSuccess(ended, request);
         }
         return { outputs: await findOutputs(scratch, request), dispose };
-      });
+      }).finally(() => workshop.close());
       return built;
     },
+    close: async () => {},
   };
 }
 
@@ -162,24 +193,30 @@ interface EndedBuild extends Ended {
 
 async function runIn(
   sandbox: Sandbox,
-  view: View,
-  folder: string,
-  cwd: string,
+  {
+    view,
+    folder,
+    cwd,
+    workshop,
+  }: { readonly view: View; readonly folder: string; readonly cwd: string; readonly workshop: Workshop },
   request: BuildRequest,
 ): Promise<EndedBuild> {
   const { builder, args } = request.derivation;
   if (!builder.startsWith('/'))
     throw new FlkError('FLK_DERIVATION_INVALID', `a builder must be an absolute path, not ${builder}`);
-  const env = builderEnvironment(request, cwd);
-  const confined = await sandbox.confine(view, folder, { argv: [builder, ...args], env, cwd });
-  return run({ ...confined, env: { PATH: toolPath(), LC_ALL: 'C' }, cwd: folder, folder }, request);
+  const inside = { argv: [builder, ...args], env: builderEnvironment(request, cwd), cwd };
+  const confined = await sandbox.confine(view, folder, inside);
+  throwIfAborted(request.signal);
+  const output = await workshop.pipe();
+  const env = { PATH: toolPath(), LC_ALL: 'C' };
+  return run({ ...confined, env, cwd: folder, output }, folder, request);
 }
 
-async function run(what: Confined & Supervised, request: BuildRequest): Promise<EndedBuild> {
+async function run(what: Confined & Supervised, folder: string, request: BuildRequest): Promise<EndedBuild> {
   let options: FileHandle | undefined;
   try {
     if (what.options !== undefined) {
-      const file = join(what.folder, 'options');
+      const file = join(folder, 'options');
       await writeFile(file, what.options);
       options = await open(file);
     }

@@ -1,18 +1,14 @@
 /** Runs a builder to its end: its output as lines, its time and talk limited, its death certain. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, constants, openSync, readdirSync, readFileSync } from 'node:fs';
-import { Socket } from 'node:net';
-import { join } from 'node:path';
+import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { StringDecoder } from 'node:string_decoder';
-import { throwIfAborted } from '../../base/concurrency.ts';
 import { FlkError, systemCode } from '../../base/errors.ts';
-import { run as runProgram } from '../../base/process.ts';
 import type { BuildRequest } from './engine.ts';
+import type { OutputPipe } from './workshop.ts';
 
 export interface Supervised {
-  /** A folder of this run's own, outside the builder's reach. */
-  readonly folder: string;
+  readonly output: OutputPipe;
   readonly program: string;
   readonly args: readonly string[];
   readonly env: NodeJS.ProcessEnv;
@@ -51,8 +47,7 @@ export async function supervise(
   what: Supervised,
   { limits, log, signal }: Pick<BuildRequest, 'limits' | 'log' | 'signal'>,
 ): Promise<Ended> {
-  throwIfAborted(signal);
-  const output = await makePipe(join(what.folder, 'output'));
+  const { output } = what;
   return new Promise((resolve, reject) => {
     const nothing = openSync('/dev/null', 'r+');
     // Its own session: Ctrl-C reaches flk, which then ends the build as a whole.
@@ -90,6 +85,10 @@ export async function supervise(
     signal?.addEventListener('abort', interrupt, { once: true });
 
     const lastLines: string[] = [];
+    let drained = false;
+    output.stream.on('end', () => {
+      drained = true;
+    });
     const lines = new Lines((line) => {
       lastLines.push(line);
       if (lastLines.length > keptLines) lastLines.shift();
@@ -130,6 +129,7 @@ export async function supervise(
     });
     // The output ends when nobody is left who could write to it.
     output.stream.on('close', async () => {
+      output.release(drained);
       const [status, by] = await closed;
       finish();
       lines.end();
@@ -146,20 +146,6 @@ const tooLong = (cause: unknown): FlkError =>
     hint: 'a variable holds at most 128 KiB: put what is longer into a file of src',
     cause,
   });
-
-/**
- * A pipe whose writing end is a real one: what Node makes are sockets, and a builder that opens /dev/stdout could not. `end` is to be
- * closed once the child has it.
- */
-async function makePipe(path: string): Promise<{ readonly stream: Socket; readonly end: number }> {
-  const { status, stderr } = await runProgram('mkfifo', [path]);
-  if (status !== 0) throw new FlkError('FLK_FILE_UNWRITABLE', `cannot create ${path}: ${stderr.trim()}`);
-  const reading = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
-  return {
-    stream: new Socket({ fd: reading, readable: true, writable: false }),
-    end: openSync(path, constants.O_WRONLY),
-  };
-}
 
 /**
  * Descriptors that flk itself was started with and knows nothing of (a CI job's, a make's) would reach the builder, and one of

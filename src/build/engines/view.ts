@@ -29,30 +29,31 @@ export interface View {
   readonly isolated: boolean;
 }
 
-/** The folders of one build, all on the store's file system. */
+/** The folders that one build may write, all on the store's file system. */
 export interface Scratch {
-  readonly root: string;
   /** Appears as /nix/store; outputs are created here. */
   readonly store: string;
   /** Appears as /build. */
   readonly build: string;
   /** Appears as /tmp. */
   readonly tmp: string;
-  /** Stays empty: hides what must not be seen. */
-  readonly empty: string;
 }
 
 /** Makes the folders of a build below a fresh one. */
 export async function makeScratch(folder: string): Promise<Scratch> {
   const scratch: Scratch = {
-    root: join(folder, 'root'),
     store: join(folder, 'store'),
     build: join(folder, 'build'),
     tmp: join(folder, 'tmp'),
-    empty: join(folder, 'empty'),
   };
   for (const path of Object.values(scratch) as string[]) await mkdir(path, { mode: 0o755 });
   return scratch;
+}
+
+/** What builds with one toolchain share: the entries of `/`, to be mounted read-only, and the toolchain in them. */
+export interface Base {
+  readonly root: string;
+  readonly mounts: readonly Mount[];
 }
 
 /** Entries of `/` that are the sandbox's own; a toolchain cannot bring them. Its `etc` is added to ours. */
@@ -74,39 +75,50 @@ const etcFiles: Readonly<Record<string, string>> = {
 const hostEtc = ['alternatives', 'ld.so.cache', 'ld.so.conf', 'ld.so.conf.d', 'ssl'];
 const hostTop = /^(bin|sbin|usr|lib[0-9a-z]*)$/;
 
-/** The isolated view: toolchain at `/`, the closure read-only in a /nix/store that can be written beside it, nothing else. */
-export async function isolatedView(
-  scratch: Scratch,
+/** Fills a fresh folder with all that is at `/`: the sandbox's own entries, and those of the toolchain. */
+export async function makeBase(
+  folder: string,
   toolchain: Toolchain,
-  closure: readonly StorePath[],
   physical: (path: StorePath) => string,
-): Promise<View> {
-  for (const name of ownEntries) await mkdir(join(scratch.root, name));
-  await mkdir(join(scratch.root, storeDir), { recursive: true });
-  for (const [name, text] of Object.entries(etcFiles)) await writeFile(join(scratch.root, 'etc', name), text);
-  await fillDev(join(scratch.root, 'dev'));
+): Promise<Base> {
+  const [root, empty] = [join(folder, 'root'), join(folder, 'empty')];
+  for (const path of [root, empty]) await mkdir(path, { mode: 0o755 });
+  for (const name of ownEntries) await mkdir(join(root, name));
+  await mkdir(join(root, storeDir), { recursive: true });
+  for (const [name, text] of Object.entries(etcFiles)) await writeFile(join(root, 'etc', name), text);
+  await fillDev(join(root, 'dev'));
   const mounts: Mount[] = [];
-  const place = (source: string, target: string) =>
-    placeAt(scratch.root, source, target, 'read-only', mounts);
+  const place = (source: string, target: string) => placeAt(root, source, target, 'read-only', mounts);
   const top = toolchain.kind === 'host' ? '/' : physical(toolchain.path);
   for (const name of await entriesOf(top)) {
     if (toolchain.kind === 'host' ? hostTop.test(name) : !ownEntries.has(name))
       await place(join(top, name), `/${name}`);
   }
-  await mkdir(join(scratch.root, 'bin')).catch(ignoreExisting);
+  await mkdir(join(root, 'bin')).catch(ignoreExisting);
   const etc = toolchain.kind === 'host' ? hostEtc : await entriesOf(join(top, 'etc')).catch(() => []);
   for (const name of etc) {
     if (!Object.hasOwn(etcFiles, name)) await place(join(top, 'etc', name), `/etc/${name}`);
   }
   // Who runs flk as root is the owner of /etc/ssl also inside: the host's private keys must not be there to be read.
   if (toolchain.kind === 'host' && (await isFolder('/etc/ssl/private')))
-    mounts.push({ source: scratch.empty, target: '/etc/ssl/private', access: 'read-only' });
-  mounts.push(
+    mounts.push({ source: empty, target: '/etc/ssl/private', access: 'read-only' });
+  return { root, mounts };
+}
+
+/** The isolated view: the base at `/`, the closure read-only in a /nix/store that can be written beside it, nothing else. */
+export async function isolatedView(
+  base: Base,
+  scratch: Scratch,
+  closure: readonly StorePath[],
+  physical: (path: StorePath) => string,
+): Promise<View> {
+  const mounts: Mount[] = [
+    ...base.mounts,
     { source: scratch.build, target: '/build', access: 'writable' },
     { source: scratch.tmp, target: '/tmp', access: 'writable' },
     ...(await storeMounts(scratch, closure, physical)),
-  );
-  return { root: scratch.root, mounts, isolated: true };
+  ];
+  return { root: base.root, mounts, isolated: true };
 }
 
 /** The host as it is, but for /nix/store, which is `store` (and the closure in it, for a build). */
@@ -121,7 +133,7 @@ export async function hostView(root: string, store: readonly Mount[]): Promise<V
 
 /** /nix/store: a folder that can be written, with every path of the closure read-only in it. */
 export async function storeMounts(
-  scratch: Scratch,
+  scratch: Pick<Scratch, 'store'>,
   closure: readonly StorePath[],
   physical: (path: StorePath) => string,
 ): Promise<Mount[]> {

@@ -1,0 +1,81 @@
+/** What the builds of one engine share, because making it anew for each would cost more than a small build does. */
+import { chmodSync, constants, openSync, rmSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { Socket } from 'node:net';
+import { join } from 'node:path';
+import { OnceMap } from '../../base/concurrency.ts';
+import { FlkError } from '../../base/errors.ts';
+import { run } from '../../base/process.ts';
+import type { Store } from '../../store/store.ts';
+import type { Toolchain } from './engine.ts';
+import { type Base, makeBase } from './view.ts';
+
+/**
+ * A pipe whose writing end is a real one: what Node makes are sockets, and a builder that opens /dev/stdout could not. `end` is to
+ * be closed once the child has it.
+ */
+export interface OutputPipe {
+  readonly stream: Socket;
+  readonly end: number;
+  /** To be called when the stream is closed. `drained`: it ended by itself, so that nobody is left who could write to it. */
+  release(drained: boolean): void;
+}
+
+export class Workshop {
+  readonly #store: Pick<Store, 'physical' | 'stage'>;
+  readonly #bases = new OnceMap<string, Base>();
+  #stage: ReturnType<Store['stage']> | undefined;
+  /** Named pipes that nobody has open. */
+  #idle: string[] = [];
+  #made = 0;
+
+  constructor(store: Pick<Store, 'physical' | 'stage'>) {
+    this.#store = store;
+  }
+
+  /** Read-only for builds, so that what one build does to it no other can see. */
+  base(toolchain: Toolchain): Promise<Base> {
+    return this.#bases.get(toolchain.kind === 'host' ? 'host' : toolchain.path, async () => {
+      const folder = await this.#place('base');
+      await mkdir(folder, { mode: 0o755 });
+      return makeBase(folder, toolchain, (path) => this.#store.physical(path));
+    });
+  }
+
+  async pipe(): Promise<OutputPipe> {
+    const path = this.#idle.pop() ?? (await this.#makePipe());
+    // A builder may have changed the rights of its own output.
+    chmodSync(path, 0o600);
+    const reading = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    return {
+      stream: new Socket({ fd: reading, readable: true, writable: false }),
+      end: openSync(path, constants.O_WRONLY),
+      release: (drained) => {
+        if (drained) this.#idle.push(path);
+        else rmSync(path, { force: true });
+      },
+    };
+  }
+
+  /** Removes all of it. Whoever builds after that begins anew. */
+  async close(): Promise<void> {
+    const stage = this.#stage;
+    this.#stage = undefined;
+    this.#bases.clear();
+    this.#idle = [];
+    await (await stage)?.dispose();
+  }
+
+  async #makePipe(): Promise<string> {
+    const path = await this.#place('output');
+    const { status, stderr } = await run('mkfifo', [path]);
+    if (status !== 0) throw new FlkError('FLK_FILE_UNWRITABLE', `cannot create ${path}: ${stderr.trim()}`);
+    return path;
+  }
+
+  async #place(name: string): Promise<string> {
+    this.#stage ??= this.#store.stage();
+    const { path } = await this.#stage;
+    return join(path, `${name}-${++this.#made}`);
+  }
+}
