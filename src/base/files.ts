@@ -84,8 +84,21 @@ export async function makeFolder(path: string): Promise<void> {
 export async function withFileLock<T>(
   path: string,
   work: () => Promise<T>,
-  { patience = 600_000, signal }: { patience?: number; signal?: AbortSignal | undefined } = {},
+  options: { patience?: number; signal?: AbortSignal | undefined } = {},
 ): Promise<T> {
+  const release = await takeFileLock(path, options);
+  try {
+    return await work();
+  } finally {
+    await release();
+  }
+}
+
+/** The same for work that is no one call: gives what lets the lock go. */
+export async function takeFileLock(
+  path: string,
+  { patience = 600_000, signal }: { patience?: number; signal?: AbortSignal | undefined } = {},
+): Promise<() => Promise<void>> {
   const owner = `${process.pid} ${await startTime(process.pid)} ${randomBytes(6).toString('hex')}\n`;
   const deadline = Date.now() + patience;
   for (let wait = 5; ; wait = Math.min(wait * 2, 200)) {
@@ -98,11 +111,9 @@ export async function withFileLock<T>(
     throwIfAborted(signal);
     await sleep(wait);
   }
-  try {
-    return await work();
-  } finally {
+  return async () => {
     if ((await readFile(path, 'utf8').catch(() => '')) === owner) await rm(path, { force: true });
-  }
+  };
 }
 
 async function take(path: string, owner: string): Promise<boolean> {
@@ -161,4 +172,18 @@ export async function startTime(pid: number): Promise<string> {
       return systemCode(error) === 'EPERM' ? '?' : '-';
     }
   }
+}
+
+/** `PID-STARTTIME-RANDOM`: a name for what belongs to this process and is nobody's once the process is gone. */
+export async function ownerName(): Promise<string> {
+  ownStart ??= startTime(process.pid);
+  return `${process.pid}-${await ownStart}-${randomBytes(6).toString('hex')}`;
+}
+
+let ownStart: Promise<string> | undefined;
+
+/** Whether the process that an `ownerName` names still runs. */
+export async function isOwnerAlive(name: string): Promise<boolean> {
+  const [pid, started] = name.split('-');
+  return (await startTime(Number(pid))) === started;
 }

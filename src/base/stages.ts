@@ -1,8 +1,7 @@
 /** A folder for what is half done, where nothing that a killed process left stays for long. */
-import { randomBytes } from 'node:crypto';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { makeFolder, startTime } from './files.ts';
+import { isOwnerAlive, makeFolder, ownerName } from './files.ts';
 
 export class StageFolder {
   readonly path: string;
@@ -24,17 +23,15 @@ export class StageFolder {
     return this.#ready;
   }
 
-  /** A path in it at which nothing is. It belongs to this process: PID, its start time (numbers are used again), and chance. */
+  /** A path in it at which nothing is. It belongs to this process. */
   async next(): Promise<string> {
     await this.open();
-    const name = `${process.pid}-${await startTime(process.pid)}-${randomBytes(6).toString('hex')}`;
-    return join(this.path, name);
+    return join(this.path, await ownerName());
   }
 
   async #removeAbandoned(): Promise<void> {
     for (const name of await readdir(this.path).catch(() => [])) {
-      const [pid, started] = name.split('-');
-      if ((await startTime(Number(pid))) === started) continue;
+      if (await isOwnerAlive(name)) continue;
       // Another process may be at the same; what stays is the next one's.
       await this.#remove(join(this.path, name)).catch(() => {});
     }

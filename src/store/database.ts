@@ -3,15 +3,22 @@
  * all of a transaction is there or nothing.
  */
 import type { Database as Connection } from 'libsql';
-import { FlkError } from '../base/errors.ts';
+import { FlkError, systemCode } from '../base/errors.ts';
 import type { NarHash } from '../formats/hash.ts';
 import { type StorePath, storeDir } from '../formats/store-path.ts';
 import type { PathInfo } from './path-info.ts';
 
 /** In the file's header (`user_version`). Counts up with every change that an older flk would misread. */
-const schemaVersion = 1;
+const schemaVersion = 2;
 /** Writes take milliseconds; whoever waits longer waits for a process that was stopped. */
 const busyTimeout = 60_000;
+
+const holdTables = `
+  CREATE TABLE holds (owner TEXT NOT NULL, path TEXT NOT NULL, PRIMARY KEY (owner, path)) STRICT, WITHOUT ROWID;
+  CREATE INDEX heldPaths ON holds (path);
+  CREATE TABLE collector (id INTEGER PRIMARY KEY CHECK (id = 1), owner TEXT NOT NULL) STRICT;
+  PRAGMA user_version = ${schemaVersion};
+`;
 
 const schema = `
   CREATE TABLE paths (
@@ -32,8 +39,11 @@ const schema = `
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX referrers ON refs (reference);
   CREATE TABLE memo (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-  PRAGMA user_version = ${schemaVersion};
+  ${holdTables}
 `;
+
+/** In place of the NAR hash of a path that is being replaced: its record is not valid. */
+const suspended = '';
 
 /** A row of `paths`, and what it refers to as a JSON array. */
 interface PathRow {
@@ -52,29 +62,47 @@ export interface StoreDatabase {
   query(path: StorePath): PathInfo | undefined;
   /** The recorded path with this hash part. */
   pathWith(hashPart: string): StorePath | undefined;
+  /** The recorded ones among the paths and all that they refer to; sorted. */
+  closure(paths: readonly StorePath[]): StorePath[];
   /** Records all of them or none. A path that is recorded already is recorded anew. References must be recorded, or be among them. */
   record(infos: readonly PathInfo[]): void;
+  /** Makes what is recorded of these paths count no longer, until they are recorded anew; others may refer to them meanwhile. */
+  suspend(paths: readonly StorePath[]): void;
   /** Sorted. */
   paths(): StorePath[];
+  /** Every path with a record, suspended ones too. */
+  records(): StorePath[];
   /** Without the path itself; sorted. */
   referrers(path: StorePath): StorePath[];
-  /** Notes that this process uses them. */
+  /** Notes that this owner uses them. What it noted before costs nothing. */
   hold(paths: readonly StorePath[]): void;
+  /** Owners that hold something, of whatever collects too; some may be gone. */
+  owners(): string[];
+  /** Forgets what these owners held and that they collect, unless somebody else collects now. */
+  purge(owners: readonly string[]): void;
+  /** From now on all holds stay, whatever becomes of their owners. Those of the gone are forgotten before. */
+  beginCollection(gone: readonly string[]): void;
+  endCollection(): void;
+  /** Removes the records of those that nobody holds and no path that stays refers to; gives what went. */
+  removeUnneeded(paths: readonly StorePath[]): StorePath[];
+  /** Gives those that have no record and that nobody holds, and lets nobody begin to hold a path until `work` is over. */
+  withUnclaimed(paths: readonly StorePath[], work: (unclaimed: readonly StorePath[]) => void): void;
   memo(key: string): string | undefined;
   setMemo(key: string, value: string): void;
   close(): void;
 }
 
-/** Opens or creates the file; its folder must exist. Throws FLK_STORE_INVALID, naming the file. */
-export async function openDatabase(file: string): Promise<StoreDatabase> {
+/** Opens or creates the file; its folder must exist. `owner` is who holds paths. Throws FLK_STORE_INVALID, naming the file. */
+export async function openDatabase(file: string, owner: string): Promise<StoreDatabase> {
   const { default: Database } = await import('libsql');
   const guard = <T>(what: string, work: () => T): T => {
     try {
       return work();
     } catch (error) {
       if (error instanceof FlkError) throw error;
+      const isFull = /^SQLITE_(FULL|IOERR)/.test(systemCode(error) ?? '');
       throw new FlkError(
-        'FLK_STORE_INVALID',
+        isFull ? 'FLK_FILE_UNWRITABLE' : 'FLK_STORE_INVALID',
         `cannot ${what} the store's database ${file}: ${(error as Error).message}`,
         {
           cause: error,
@@ -93,7 +121,7 @@ export async function openDatabase(file: string): Promise<StoreDatabase> {
       throw error;
     }
   });
-  return new SqliteRecords(connection, guard);
+  return new SqliteRecords(connection, owner, guard);
 }
 
 function prepare(connection: Connection, file: string): void {
@@ -107,6 +135,10 @@ function prepare(connection: Connection, file: string): void {
       if (version() === 0) connection.exec(schema);
     });
   }
+  if (version() === 1)
+    transaction(connection, () => {
+      if (version() === 1) connection.exec(holdTables);
+    });
   if (version() !== schemaVersion)
     throw new FlkError('FLK_STORE_INVALID', `${file} was made by another version of flk`, {
       facts: { found: String(version()), wanted: String(schemaVersion) },
@@ -116,11 +148,12 @@ function prepare(connection: Connection, file: string): void {
   connection.exec('PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON');
 }
 
-function transaction(connection: Connection, work: () => void): void {
+function transaction<T>(connection: Connection, work: () => T): T {
   connection.exec('BEGIN IMMEDIATE');
   try {
-    work();
+    const result = work();
     connection.exec('COMMIT');
+    return result;
   } catch (error) {
     // A full disk ends the transaction by itself.
     if (connection.inTransaction) connection.exec('ROLLBACK');
@@ -132,23 +165,39 @@ type Guard = <T>(what: string, work: () => T) => T;
 
 class SqliteRecords implements StoreDatabase {
   readonly #connection: Connection;
+  readonly #owner: string;
   readonly #guard: Guard;
+  /** What this owner has noted already. */
+  readonly #held = new Set<StorePath>();
   readonly #select;
+  readonly #selectClosure;
+  readonly #insertHolds;
   readonly #upsert;
   readonly #clearReferences;
   readonly #addReference;
   readonly #selectMemo;
   readonly #upsertMemo;
 
-  constructor(connection: Connection, guard: Guard) {
+  constructor(connection: Connection, owner: string, guard: Guard) {
     this.#connection = connection;
+    this.#owner = owner;
     this.#guard = guard;
     this.#select = connection.prepare<[string]>(
       `SELECT path, narHash, narSize, deriver, registrationTime, ultimate, signatures, ca,
          (SELECT json_group_array(path) FROM
            (SELECT target.path FROM refs JOIN paths target ON target.id = refs.reference
             WHERE refs.referrer = paths.id ORDER BY target.path)) AS refs
-       FROM paths WHERE path = ?`,
+       FROM paths WHERE path = ? AND narHash <> '${suspended}'`,
+    );
+    this.#selectClosure = connection.prepare<[string]>(
+      `WITH RECURSIVE found (id) AS (
+         SELECT id FROM paths WHERE path IN (SELECT value FROM json_each(?))
+         UNION SELECT refs.reference FROM found JOIN refs ON refs.referrer = found.id)
+       SELECT json_group_array(path) AS found FROM
+         (SELECT path FROM found JOIN paths USING (id) WHERE narHash <> '${suspended}' ORDER BY path)`,
+    );
+    this.#insertHolds = connection.prepare<[string, string]>(
+      'INSERT OR IGNORE INTO holds (owner, path) SELECT ?, value FROM json_each(?)',
     );
     this.#upsert = connection.prepare<
       [string, string, number, string | null, number, number, string, string | null]
@@ -196,8 +245,29 @@ class SqliteRecords implements StoreDatabase {
     return this.#column('SELECT path AS found FROM paths WHERE path > ? AND path < ? LIMIT 1', from, to)[0];
   }
 
+  closure(paths: readonly StorePath[]): StorePath[] {
+    const row = this.#guard('read', () => this.#selectClosure.get(JSON.stringify(paths))) as {
+      readonly found: string;
+    };
+    return JSON.parse(row.found) as StorePath[];
+  }
+
   record(infos: readonly PathInfo[]): void {
-    this.#guard('write', () => transaction(this.#connection, () => this.#recordAll(infos)));
+    this.#write(() => this.#recordAll(infos));
+  }
+
+  suspend(paths: readonly StorePath[]): void {
+    this.#write(() =>
+      this.#connection
+        .prepare<[string]>(
+          `UPDATE paths SET narHash = '${suspended}' WHERE path IN (SELECT value FROM json_each(?))`,
+        )
+        .run(JSON.stringify(paths)),
+    );
+  }
+
+  #write<T>(work: () => T): T {
+    return this.#guard('write', () => transaction(this.#connection, work));
   }
 
   #recordAll(infos: readonly PathInfo[]): void {
@@ -219,7 +289,11 @@ class SqliteRecords implements StoreDatabase {
   }
 
   paths(): StorePath[] {
-    return this.#column('SELECT path AS found FROM paths ORDER BY path');
+    return this.#column(`SELECT path AS found FROM paths WHERE narHash <> '${suspended}' ORDER BY path`);
+  }
+
+  records(): StorePath[] {
+    return this.#column('SELECT path AS found FROM paths');
   }
 
   referrers(path: StorePath): StorePath[] {
@@ -227,19 +301,107 @@ class SqliteRecords implements StoreDatabase {
       `SELECT source.path AS found FROM refs
          JOIN paths target ON target.id = refs.reference
          JOIN paths source ON source.id = refs.referrer
-       WHERE target.path = ? AND source.id <> target.id ORDER BY source.path`,
+       WHERE target.path = ? AND source.id <> target.id AND source.narHash <> '${suspended}' ORDER BY source.path`,
       path,
     );
   }
 
-  #column(query: string, ...parameters: string[]): StorePath[] {
+  #column<T extends string = StorePath>(query: string, ...parameters: string[]): T[] {
     const rows = this.#guard('read', () =>
       this.#connection.prepare<string[]>(query).all(...parameters),
-    ) as readonly { readonly found: StorePath }[];
+    ) as readonly { readonly found: T }[];
     return rows.map(({ found }) => found);
   }
 
-  hold(_paths: readonly StorePath[]): void {}
+  hold(paths: readonly StorePath[]): void {
+    const fresh = paths.filter((path) => !this.#held.has(path));
+    if (fresh.length === 0) return;
+    this.#guard('write', () => {
+      // Others see a commit at once; a sync would only make it outlast the machine, and with the machine its owner is gone.
+      this.#connection.exec('PRAGMA synchronous = NORMAL');
+      try {
+        transaction(this.#connection, () => this.#insertHolds.run(this.#owner, JSON.stringify(fresh)));
+      } finally {
+        this.#connection.exec('PRAGMA synchronous = FULL');
+      }
+    });
+    for (const path of fresh) this.#held.add(path);
+  }
+
+  owners(): string[] {
+    // Jumps from owner to owner: each may hold thousands.
+    return this.#column<string>(
+      `WITH RECURSIVE next (owner) AS (
+         SELECT min(owner) FROM holds
+         UNION SELECT (SELECT min(holds.owner) FROM holds WHERE holds.owner > next.owner) FROM next WHERE owner IS NOT NULL)
+       SELECT owner AS found FROM next WHERE owner IS NOT NULL UNION SELECT owner FROM collector`,
+    );
+  }
+
+  purge(owners: readonly string[]): void {
+    this.#write(() => {
+      const list = JSON.stringify(owners);
+      const isGone = 'owner IN (SELECT value FROM json_each(?))';
+      this.#connection.prepare<[string]>(`DELETE FROM collector WHERE ${isGone}`).run(list);
+      this.#connection
+        .prepare<[string]>(`DELETE FROM holds WHERE ${isGone} AND NOT EXISTS (SELECT 1 FROM collector)`)
+        .run(list);
+    });
+  }
+
+  beginCollection(gone: readonly string[]): void {
+    this.#write(() => {
+      this.#connection
+        .prepare<[string]>('DELETE FROM holds WHERE owner IN (SELECT value FROM json_each(?))')
+        .run(JSON.stringify(gone));
+      this.#connection
+        .prepare<[string]>('INSERT OR REPLACE INTO collector (id, owner) VALUES (1, ?)')
+        .run(this.#owner);
+    });
+  }
+
+  endCollection(): void {
+    this.#write(() =>
+      this.#connection.prepare<[string]>('DELETE FROM collector WHERE owner = ?').run(this.#owner),
+    );
+  }
+
+  removeUnneeded(paths: readonly StorePath[]): StorePath[] {
+    return this.#write(() => {
+      const unneeded = this.#column(
+        `WITH RECURSIVE
+           candidate (id) AS MATERIALIZED (
+             SELECT id FROM paths WHERE path IN (SELECT value FROM json_each(?))),
+           alive (id) AS (
+             SELECT candidate.id FROM candidate JOIN paths USING (id) WHERE path IN (SELECT path FROM holds)
+             UNION
+             SELECT candidate.id FROM candidate JOIN refs ON refs.reference = candidate.id
+               WHERE refs.referrer NOT IN (SELECT id FROM candidate)
+             UNION
+             SELECT refs.reference FROM alive JOIN refs ON refs.referrer = alive.id)
+         SELECT path AS found FROM paths
+           WHERE id IN (SELECT id FROM candidate) AND id NOT IN (SELECT id FROM alive) ORDER BY path`,
+        JSON.stringify(paths),
+      );
+      // In one statement, for they refer to each other.
+      this.#connection
+        .prepare<[string]>('DELETE FROM paths WHERE path IN (SELECT value FROM json_each(?))')
+        .run(JSON.stringify(unneeded));
+      return unneeded;
+    });
+  }
+
+  withUnclaimed(paths: readonly StorePath[], work: (unclaimed: readonly StorePath[]) => void): void {
+    this.#write(() =>
+      work(
+        this.#column(
+          `SELECT value AS found FROM json_each(?)
+             WHERE value NOT IN (SELECT path FROM paths) AND value NOT IN (SELECT path FROM holds)`,
+          JSON.stringify(paths),
+        ),
+      ),
+    );
+  }
 
   memo(key: string): string | undefined {
     const row = this.#guard('read', () => this.#selectMemo.get(key)) as
@@ -253,6 +415,18 @@ class SqliteRecords implements StoreDatabase {
   }
 
   close(): void {
+    // A sweep that runs has perhaps looked for roots already, and not seen those that this owner leaves behind.
+    try {
+      if (this.#held.size > 0)
+        this.#write(() =>
+          this.#connection
+            .prepare<[string]>('DELETE FROM holds WHERE owner = ? AND NOT EXISTS (SELECT 1 FROM collector)')
+            .run(this.#owner),
+        );
+    } catch {
+      // On a full disk, say: they go when this process is gone.
+    }
+    this.#held.clear();
     this.#connection.close();
   }
 }

@@ -2,19 +2,20 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes } from 'node:crypto';
 import { lstatSync } from 'node:fs';
-import { chmod, lstat, mkdir, rename, symlink } from 'node:fs/promises';
+import { rename, symlink } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
-import { makeFolder, syncFolder, unwritable, withFileLock } from '../base/files.ts';
-import { StageFolder } from '../base/stages.ts';
+import { makeFolder, ownerName, unwritable, withFileLock } from '../base/files.ts';
 import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
 import { hashTree, NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
 import { baseNameOf, hashPart, makeSourcePath, makeTextPath, type StorePath } from '../formats/store-path.ts';
 import { tee } from '../formats/tree-sinks.ts';
+import { beginCollection, type Collection, goneOwners } from './collection.ts';
 import { openDatabase, type StoreDatabase } from './database.ts';
 import type { PathInfo } from './path-info.ts';
-import { removeTree, restoreTree, syncTrees, walkPath } from './tree-files.ts';
+import { Places, type Stage } from './places.ts';
+import { moveTree, restoreTree, syncTrees, walkPath } from './tree-files.ts';
 
 export interface Store {
   /** The physical folder that stands for `/`: paths lie in `ROOT/nix/store`, the database in `ROOT/nix/var/flk`. */
@@ -35,7 +36,7 @@ export interface Store {
   /** Writes a text object (`.drv` files). Many at once cost little more than one. */
   addText(name: string, contents: string, references: readonly StorePath[]): Promise<PathInfo>;
   /** A fresh folder on the store's file system, for staging; removed by `dispose`, or by the next flk when this one dies. */
-  stage(): Promise<{ readonly path: string; dispose(): Promise<void> }>;
+  stage(): Promise<Stage>;
   /**
    * Moves staged, canonical trees to their places and records them, all or none visible as valid. `replace`: over what is there
    * (a corrupt path made anew).
@@ -71,24 +72,6 @@ export interface Store {
   close(): void;
 }
 
-/**
- * A sweep at work. Whatever is held at its beginning or later, by whichever process, stays, with all it refers to, even if the
- * process ends meanwhile: it may have left a root behind.
- */
-export interface Collection {
-  /**
-   * Removes those of these paths that nobody holds and no path that stays refers to; their records go together, then their files.
-   * Gives those that went and the bytes of disk that each set free.
-   */
-  remove(
-    paths: readonly StorePath[],
-  ): Promise<readonly { readonly path: StorePath; readonly bytes: number }[]>;
-  /** Removes what lies in the store's folder without a record and is held by nobody: kills leave such things. */
-  removeOrphans(): Promise<readonly { readonly name: string; readonly bytes: number }[]>;
-  /** Lets others sweep. */
-  end(): Promise<void>;
-}
-
 /** What a caller wants to become valid: a canonical tree on the store's own file system, and its record. */
 interface Entry {
   readonly info: PathInfo;
@@ -103,32 +86,15 @@ export async function openStore(root: string): Promise<Store> {
   const absolute = resolve(root);
   const places = new Places(absolute);
   for (const folder of [places.store, places.locks]) await makeFolder(folder);
-  const database = await openDatabase(join(places.state, 'store.sqlite'));
+  const database = await openDatabase(join(places.state, 'store.sqlite'), await ownerName());
+  database.purge(await goneOwners(database));
   await places.stages.open();
   return new DiskStore(places, database);
 }
 
-class Places {
-  readonly root: string;
-  readonly store: string;
-  readonly state: string;
-  readonly stages: StageFolder;
-  readonly locks: string;
-  readonly indirectRoots: string;
-
-  constructor(root: string) {
-    this.root = root;
-    this.store = join(root, 'nix/store');
-    this.state = join(root, 'nix/var/flk');
-    this.stages = new StageFolder(join(this.state, 'stage'), removeTree);
-    this.locks = join(this.state, 'locks');
-    this.indirectRoots = join(root, 'nix/var/nix/gcroots/auto');
-  }
-}
-
 interface TextBatch {
-  readonly texts: Map<StorePath, { readonly info: PathInfo; readonly bytes: Buffer }>;
-  readonly written: Promise<void>;
+  readonly texts: Map<StorePath, { readonly contents: string; readonly references: readonly StorePath[] }>;
+  readonly written: Promise<ReadonlyMap<StorePath, PathInfo>>;
 }
 
 class DiskStore implements Store {
@@ -150,7 +116,7 @@ class DiskStore implements Store {
   }
 
   physical(path: StorePath): string {
-    return join(this.#places.store, baseNameOf(path));
+    return this.#places.physical(path);
   }
 
   query(path: StorePath): PathInfo | undefined {
@@ -165,14 +131,12 @@ class DiskStore implements Store {
   }
 
   closure(paths: Iterable<StorePath>): StorePath[] {
-    const found = new Set<StorePath>(paths);
-    // Grows while it is walked.
-    for (const path of found) {
-      const info = this.query(path);
-      if (!info) throw notValid(path);
-      for (const reference of info.references) found.add(reference);
-    }
-    return [...found].sort(compareBytes);
+    const wanted = [...paths];
+    const closure = this.#database.closure(wanted);
+    const found = new Set(closure);
+    for (const path of wanted) if (!found.has(path)) throw notValid(path);
+    for (const path of closure) if (!exists(this.physical(path))) throw notValid(path);
+    return closure;
   }
 
   async addTree(
@@ -181,8 +145,13 @@ class DiskStore implements Store {
     options: { expected?: NarHash; references?: readonly StorePath[] } = {},
   ): Promise<PathInfo> {
     const references = sortedReferences(options.references ?? []);
-    const known = options.expected && this.query(makeSourcePath(name, options.expected, references));
-    if (known) return known;
+    this.hold(references);
+    if (options.expected) {
+      const path = makeSourcePath(name, options.expected, references);
+      this.hold([path]);
+      const known = this.query(path);
+      if (known) return known;
+    }
     return walkMended(() => this.#addTree(name, tree, references, options.expected));
   }
 
@@ -217,16 +186,9 @@ class DiskStore implements Store {
 
   async addText(name: string, contents: string, references: readonly StorePath[]): Promise<PathInfo> {
     const path = makeTextPath(name, contents, references);
-    const known = this.query(path);
-    if (known) return known;
-    const bytes = Buffer.from(contents);
-    const { narHash, narSize } = await hashTree({ walk: async (sink) => sendFile(sink, bytes) });
-    const ca = `text:sha256:${toNixBase32(sha256(bytes))}`;
-    const info = computedHere({ path, narHash, narSize, references: sortedReferences(references), ca });
     this.#batch ??= this.#openBatch();
-    this.#batch.texts.set(path, { info, bytes });
-    await this.#batch.written;
-    return info;
+    this.#batch.texts.set(path, { contents, references });
+    return (await this.#batch.written).get(path)!;
   }
 
   /** Texts that are added while earlier ones are written go to the disk together: a graph has thousands, each sync takes its time. */
@@ -236,32 +198,47 @@ class DiskStore implements Store {
       this.#batch = undefined;
       return this.#writeTexts(texts);
     });
-    this.#lastBatch = written.catch(() => {});
+    this.#lastBatch = written.then(
+      () => {},
+      () => {},
+    );
     return { texts, written };
   }
 
-  async #writeTexts(texts: TextBatch['texts']): Promise<void> {
-    const stage = await this.stage();
+  async #writeTexts(texts: TextBatch['texts']): Promise<ReadonlyMap<StorePath, PathInfo>> {
+    this.hold([...texts].flatMap(([path, { references }]) => [path, ...references]));
+    const infos = new Map<StorePath, PathInfo>();
+    const entries: Entry[] = [];
+    let stage: Stage | undefined;
     try {
-      const entries = [...texts.values()].map(({ info, bytes }) => {
-        const staged = join(stage.path, baseNameOf(info.path));
-        sendFile(restoreTree(staged), bytes);
-        return { info, staged };
-      });
+      for (const [path, { contents, references }] of texts) {
+        let info = this.query(path);
+        if (!info) {
+          const bytes = Buffer.from(contents);
+          stage ??= await this.stage();
+          const staged = join(stage.path, baseNameOf(path));
+          sendFile(restoreTree(staged), bytes);
+          const { narHash, narSize } = await hashTree({ walk: async (sink) => sendFile(sink, bytes) });
+          const ca = `text:sha256:${toNixBase32(sha256(bytes))}`;
+          info = computedHere({ path, narHash, narSize, references: sortedReferences(references), ca });
+          entries.push({ info, staged });
+        }
+        infos.set(path, info);
+      }
       // Without locks: a file takes another's place in one step, and whoever else writes this path writes the same bytes.
       await this.register(entries);
+      return infos;
     } finally {
-      await stage.dispose();
+      await stage?.dispose();
     }
   }
 
-  async stage(): Promise<{ readonly path: string; dispose(): Promise<void> }> {
-    const path = await this.#places.stages.next();
-    await writing(path, () => mkdir(path, { mode: 0o700 }));
-    return { path, dispose: () => removeTree(path) };
+  stage(): Promise<Stage> {
+    return this.#places.stage();
   }
 
   async register(entries: readonly Entry[], options: { replace?: boolean } = {}): Promise<void> {
+    this.hold(entries.flatMap(({ info }) => [info.path, ...info.references]));
     const among = new Set(entries.map(({ info }) => info.path));
     for (const { info } of entries)
       for (const reference of info.references)
@@ -269,18 +246,23 @@ class DiskStore implements Store {
     const wanted = options.replace ? entries : entries.filter(({ info }) => !this.query(info.path));
     if (wanted.length === 0) return;
     await syncTrees(wanted.map(({ staged }) => staged));
-    let trash: { readonly path: string; dispose(): Promise<void> } | undefined;
+    // A kill between a move and the record must not leave a valid record of other bytes.
+    const recorded = wanted
+      .filter(({ info }) => this.#database.query(info.path))
+      .map(({ info }) => info.path);
+    if (recorded.length > 0) this.#database.suspend(recorded);
+    let trash: Stage | undefined;
     try {
       for (const { info, staged } of wanted) {
         const place = this.physical(info.path);
         // What lies there without a record was left by a kill; with one it is corrupt.
         if (exists(place) && !(isFile(place) && isFile(staged))) {
           trash ??= await this.stage();
-          await move(place, join(trash.path, baseNameOf(info.path)));
+          moveTree(place, join(trash.path, baseNameOf(info.path)));
         }
-        await move(staged, place);
+        moveTree(staged, place);
       }
-      await writing(this.#places.store, () => syncFolder(this.#places.store));
+      await this.#places.sync();
       this.#database.record(wanted.map(({ info }) => info));
     } finally {
       await trash?.dispose();
@@ -332,8 +314,8 @@ class DiskStore implements Store {
     ]);
   }
 
-  async collect(_signal?: AbortSignal): Promise<Collection> {
-    throw new FlkError('FLK_INTERNAL', 'not there yet');
+  collect(signal?: AbortSignal): Promise<Collection> {
+    return beginCollection(this.#places, this.#database, signal);
   }
 
   memo(key: string): string | undefined {
@@ -350,10 +332,12 @@ class DiskStore implements Store {
     const place = join(folder, toNixBase32(sha256(target).subarray(0, 20)));
     await makeFolder(folder);
     const staged = `${place}.${process.pid}.${randomBytes(4).toString('hex')}`;
-    await writing(place, async () => {
+    try {
       await symlink(target, staged);
       await rename(staged, place);
-    });
+    } catch (error) {
+      throw unwritable(place, error);
+    }
   }
 
   close(): void {
@@ -362,6 +346,7 @@ class DiskStore implements Store {
 
   /** Registers one path, unless another process did so meanwhile. */
   #add(entry: Entry): Promise<PathInfo> {
+    this.hold([entry.info.path]);
     return this.withPathLocks([entry.info.path], async () => {
       const known = this.query(entry.info.path);
       if (known) return known;
@@ -387,25 +372,6 @@ function sendFile(sink: TreeSink, contents: Buffer): void {
 const exists = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false }) !== undefined;
 
 const isFile = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false })?.isFile() === true;
-
-/** Renames a canonical tree. A folder that moves to another parent must be writable for its owner, so it is for that moment. */
-async function move(from: string, to: string): Promise<void> {
-  await writing(to, async () => {
-    const { mode } = await lstat(from);
-    const isFolder = (mode & 0o170000) === 0o040000;
-    if (isFolder) await chmod(from, 0o755);
-    await rename(from, to);
-    if (isFolder) await chmod(to, 0o555);
-  });
-}
-
-async function writing<T>(place: string, work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw unwritable(place, error);
-  }
-}
 
 function notValid(path: StorePath): FlkError {
   return new FlkError('FLK_STORE_CORRUPT', `${path} is needed but not valid in this store`);

@@ -46,12 +46,13 @@ const readAheadFrom = 4 * 1024 * 1024;
 const turn = 20;
 
 /** A path as latin1, one character a byte, so that names of any bytes stay strings, which sort and join quickly. */
-type BytePath = string;
+export type BytePath = string;
 
-const bytePath = (path: string): BytePath => Buffer.from(path).toString('latin1');
+export const bytePath = (path: string): BytePath => Buffer.from(path).toString('latin1');
 const isAscii = (path: BytePath): boolean => !/[^\0-\x7f]/.test(path);
 /** The same path for node:fs. */
-const onDisk = (path: BytePath): string | Buffer => (isAscii(path) ? path : Buffer.from(path, 'latin1'));
+export const onDisk = (path: BytePath): string | Buffer =>
+  isAscii(path) ? path : Buffer.from(path, 'latin1');
 /** The same path for a person. */
 const shown = (path: BytePath): string => Buffer.from(path, 'latin1').toString();
 
@@ -295,8 +296,30 @@ export function restoreTree(path: string): TreeWriter {
   };
 }
 
-/** Removes whatever lies at the path, read-only folders included; nothing there is fine. Throws FLK_FILE_UNWRITABLE. */
-export async function removeTree(path: string): Promise<void> {
+/**
+ * Moves a canonical tree within its file system, over a file that is there. A folder that gets another parent must be writable for
+ * its owner, so it is for that moment. Throws FLK_FILE_UNWRITABLE.
+ */
+export function moveTree(from: string, to: string): void {
+  writing(bytePath(to), () => {
+    if (!lstatSync(from).isDirectory()) return renameSync(from, to);
+    // By its descriptor, which is the same folder under both names, and never what a symlink leads to.
+    const fd = openSync(from, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW);
+    try {
+      fchmodSync(fd, 0o755);
+      renameSync(from, to);
+      fchmodSync(fd, folderMode);
+    } finally {
+      closeSync(fd);
+    }
+  });
+}
+
+/**
+ * Removes whatever lies at the path, read-only folders included; nothing there is fine. `removing` is told of each node before it
+ * goes. Throws FLK_FILE_UNWRITABLE.
+ */
+export async function removeTree(path: string, removing?: (info: Stats) => void): Promise<void> {
   const root = bytePath(path);
   let turnEnds = performance.now() + turn;
   let lifted = 0;
@@ -309,14 +332,20 @@ export async function removeTree(path: string): Promise<void> {
     for (const entry of entries) {
       const child = `${here}/${entry.name}`;
       if (entry.isDirectory()) await remove(child);
-      else writing(child, () => unlinkSync(onDisk(child)));
+      else
+        writing(child, () => {
+          removing?.(lstatSync(onDisk(child)));
+          unlinkSync(onDisk(child));
+        });
     }
   };
   const remove = async (here: BytePath): Promise<void> => {
     const info = writing(here, () => lstatSync(onDisk(here), { throwIfNoEntry: false }));
     if (!info) return;
-    if (!info.isDirectory()) writing(here, () => unlinkSync(onDisk(here)));
-    else {
+    if (!info.isDirectory()) {
+      removing?.(info);
+      writing(here, () => unlinkSync(onDisk(here)));
+    } else {
       if ((info.mode & 0o700) !== 0o700) writing(here, () => chmodSync(onDisk(here), 0o700));
       if (here.length - root.length > 1000) {
         // A builder may nest folders deeper than a path can name, or a stack can hold: such a folder is dealt with from the top.
@@ -328,6 +357,7 @@ export async function removeTree(path: string): Promise<void> {
       }
       await removeFolder(here);
       for (; here === root && left > 0; left--) await removeFolder(root);
+      removing?.(info);
       writing(here, () => rmdirSync(onDisk(here)));
     }
     if (performance.now() > turnEnds) {

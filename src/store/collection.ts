@@ -1,0 +1,159 @@
+/** Sweeping a store: what nobody needs goes, record first, while others go on building. */
+import { lstatSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { throwIfAborted } from '../base/concurrency.ts';
+import { FlkError } from '../base/errors.ts';
+import { isOwnerAlive, takeFileLock } from '../base/files.ts';
+import { baseNameOf, type StorePath, storeDir } from '../formats/store-path.ts';
+import type { StoreDatabase } from './database.ts';
+import type { Places } from './places.ts';
+import { moveTree, removeTree } from './tree-files.ts';
+
+/**
+ * A sweep at work. Whatever is held at its beginning or later, by whichever process, stays, with all it refers to, even if the
+ * process ends meanwhile: it may have left a root behind.
+ */
+export interface Collection {
+  /**
+   * Removes those of these paths that nobody holds and no path that stays refers to; their records go together, then their files.
+   * Gives those that went and the bytes of disk that each set free.
+   */
+  remove(
+    paths: readonly StorePath[],
+  ): Promise<readonly { readonly path: StorePath; readonly bytes: number }[]>;
+  /** Removes what lies in the store's folder without a record and is held by nobody: kills leave such things. */
+  removeOrphans(): Promise<readonly { readonly name: string; readonly bytes: number }[]>;
+  /** Lets others sweep. */
+  end(): Promise<void>;
+}
+
+/** Milliseconds that another sweep is waited for: long enough to take over the lock of one that was killed. */
+const patience = 500;
+/** Paths that are moved away in one transaction, while which nobody can begin to use a path: a few milliseconds. */
+const batch = 100;
+
+/** Throws FLK_LOCK_BUSY while somebody else sweeps, FLK_STORE_INVALID where the store is a real Nix's too. */
+export async function beginCollection(
+  places: Places,
+  database: StoreDatabase,
+  signal?: AbortSignal,
+): Promise<Collection> {
+  const foreign = join(places.root, 'nix/var/nix/db/db.sqlite');
+  if (exists(foreign))
+    throw new FlkError(
+      'FLK_STORE_INVALID',
+      `${places.root} is also the store of a Nix, which flk must not sweep`,
+      {
+        facts: { found: foreign },
+        hint: 'choose another store with --store',
+      },
+    );
+  const release = await takeFileLock(join(places.state, 'gc.lock'), { patience, signal });
+  try {
+    // Who is alive now may end before the next line, having left a root: it counts as alive.
+    database.beginCollection(await goneOwners(database));
+    const sweep = new Sweep(places, database, release, signal);
+    sweep.forgetMissing();
+    return sweep;
+  } catch (error) {
+    await release();
+    throw error;
+  }
+}
+
+/** Those that hold paths or sweep but do not run any more. */
+export async function goneOwners(database: StoreDatabase): Promise<string[]> {
+  const gone: string[] = [];
+  for (const owner of database.owners()) if (!(await isOwnerAlive(owner))) gone.push(owner);
+  return gone;
+}
+
+class Sweep implements Collection {
+  readonly #places: Places;
+  readonly #database: StoreDatabase;
+  readonly #release: () => Promise<void>;
+  readonly #signal: AbortSignal | undefined;
+  #ended = false;
+
+  constructor(
+    places: Places,
+    database: StoreDatabase,
+    release: () => Promise<void>,
+    signal: AbortSignal | undefined,
+  ) {
+    this.#places = places;
+    this.#database = database;
+    this.#release = release;
+    this.#signal = signal;
+  }
+
+  /** Records of what somebody removed by hand would keep alive what they refer to. */
+  forgetMissing(): void {
+    const valid = new Set(this.#database.paths());
+    const lost = this.#database
+      .records()
+      .filter((path) => !valid.has(path) || !exists(this.#places.physical(path)));
+    if (lost.length > 0) this.#database.removeUnneeded(lost);
+  }
+
+  async remove(
+    paths: readonly StorePath[],
+  ): Promise<readonly { readonly path: StorePath; readonly bytes: number }[]> {
+    // From here on these are orphans: a kill leaves them to the next sweep.
+    const removed = this.#database.removeUnneeded(paths);
+    const bytes = await this.#clear(removed);
+    return removed.flatMap((path) => {
+      const freed = bytes.get(path);
+      return freed === undefined ? [] : [{ path, bytes: freed }];
+    });
+  }
+
+  async removeOrphans(): Promise<readonly { readonly name: string; readonly bytes: number }[]> {
+    const recorded = new Set(this.#database.records().map(baseNameOf));
+    const orphans = readdirSync(this.#places.store).filter((name) => !recorded.has(name));
+    const bytes = await this.#clear(orphans.map((name) => `${storeDir}/${name}` as StorePath));
+    return [...bytes].map(([path, freed]) => ({ name: baseNameOf(path), bytes: freed }));
+  }
+
+  async end(): Promise<void> {
+    if (this.#ended) return;
+    this.#ended = true;
+    try {
+      this.#database.endCollection();
+    } finally {
+      await this.#release();
+    }
+  }
+
+  /** Removes what lies at the places of those that nobody has claimed meanwhile; gives what each set free. */
+  async #clear(paths: readonly StorePath[]): Promise<Map<StorePath, number>> {
+    const freed = new Map<StorePath, number>();
+    for (let from = 0; from < paths.length; from += batch) {
+      throwIfAborted(this.#signal);
+      const stage = await this.#places.stage();
+      try {
+        const moved: StorePath[] = [];
+        this.#database.withUnclaimed(paths.slice(from, from + batch), (unclaimed) => {
+          for (const path of unclaimed) {
+            const place = this.#places.physical(path);
+            if (exists(place)) moveTree(place, join(stage.path, String(moved.length)));
+            moved.push(path);
+          }
+        });
+        for (const [index, path] of moved.entries()) {
+          let bytes = 0;
+          await removeTree(join(stage.path, String(index)), (info) => {
+            // Another name of the same bytes keeps them.
+            if (info.isDirectory() || info.nlink === 1) bytes += info.blocks * 512;
+          });
+          freed.set(path, bytes);
+        }
+      } finally {
+        await stage.dispose();
+      }
+    }
+    return freed;
+  }
+}
+
+const exists = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false }) !== undefined;

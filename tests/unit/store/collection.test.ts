@@ -1,0 +1,174 @@
+import { existsSync, lstatSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { makeTextPath, type StorePath } from '../../../src/formats/store-path.ts';
+import type { Collection } from '../../../src/store/collection.ts';
+import { openStore, type Store } from '../../../src/store/store.ts';
+import { withCode } from '../../support/errors.ts';
+import { temporaryFolder } from '../../support/temp.ts';
+import { directory, file, treeFrom } from '../../support/trees.ts';
+
+async function open(root = temporaryFolder()): Promise<Store> {
+  const store = await openStore(root);
+  onTestFinished(() => store.close());
+  return store;
+}
+
+async function collect(store: Store): Promise<Collection> {
+  const collection = await store.collect();
+  onTestFinished(() => collection.end());
+  return collection;
+}
+
+/** a refers to b and b to c; d stands alone. Held by nobody. */
+async function chain(): Promise<{ root: string; a: StorePath; b: StorePath; c: StorePath; d: StorePath }> {
+  const root = temporaryFolder();
+  const store = await openStore(root);
+  const { path: c } = await store.addText('c', 'c', []);
+  const { path: b } = await store.addText('b', 'b', [c]);
+  const { path: a } = await store.addTree('a', treeFrom(directory({ a: file('a'.repeat(5000)) })), {
+    references: [b],
+  });
+  const { path: d } = await store.addText('d', 'd', []);
+  store.close();
+  return { root, a, b, c, d };
+}
+
+const names = (store: Store): string[] => readdirSync(join(store.root, 'nix/store')).sort();
+const base = (path: StorePath): string => path.slice('/nix/store/'.length);
+const pathsOf = (removed: readonly { readonly path: StorePath }[]): StorePath[] =>
+  removed.map(({ path }) => path).sort();
+
+describe('a sweep', () => {
+  it('removes what it is told, records and files, and tells what that freed', async () => {
+    const { root, a, b, c, d } = await chain();
+    const store = await open(root);
+    const sweep = await collect(store);
+    const used = [join(store.physical(a), 'a'), store.physical(a)]
+      .map((place) => lstatSync(place).blocks * 512)
+      .reduce((sum, bytes) => sum + bytes);
+    const removed = await sweep.remove([a, b]);
+    expect(pathsOf(removed)).toEqual([a, b].sort());
+    expect(removed.find(({ path }) => path === a)?.bytes).toBe(used);
+    expect(store.paths()).toEqual([c, d].sort());
+    expect(names(store)).toEqual([base(c), base(d)].sort());
+    expect(readdirSync(join(root, 'nix/var/flk/stage'))).toEqual([]);
+    expect(await sweep.remove([a, b])).toEqual([]);
+  });
+
+  it('keeps what a path that stays refers to, at any distance', async () => {
+    const { root, a, b, c, d } = await chain();
+    const store = await open(root);
+    const sweep = await collect(store);
+    expect(pathsOf(await sweep.remove([b, c, d]))).toEqual([d]);
+    expect(store.closure([a])).toEqual([a, b, c].sort());
+  });
+
+  it('keeps what any process holds, and all that this refers to', async () => {
+    const { root, a, b, c, d } = await chain();
+    const other = await open(root);
+    const store = await open(root);
+    const sweep = await collect(store);
+    other.hold([b]);
+    expect(pathsOf(await sweep.remove([a, b, c, d]))).toEqual([a, d].sort());
+    expect(store.paths()).toEqual([b, c].sort());
+  });
+
+  it('keeps what was held when it began or later, though the holder is gone', async () => {
+    const { root, a, b, c, d } = await chain();
+    const before = await open(root);
+    before.hold([c]);
+    const store = await open(root);
+    const sweep = await collect(store);
+    const later = await open(root);
+    later.hold([d]);
+    before.close();
+    later.close();
+    // Nor does whoever comes next clear away after them.
+    await open(root);
+    expect(pathsOf(await sweep.remove([a, b, c, d]))).toEqual([a, b].sort());
+    await sweep.end();
+  });
+
+  it('removes what was held by those that are gone when it begins', async () => {
+    const { root, a, b, c, d } = await chain();
+    const holder = await open(root);
+    holder.hold([a, b, c, d]);
+    holder.close();
+    const store = await open(root);
+    const { default: Database } = await import('libsql');
+    const database = new Database(join(root, 'nix/var/flk/store.sqlite'));
+    const note = database.prepare<[string, string]>('INSERT INTO holds (owner, path) VALUES (?, ?)');
+    note.run('4194304-12345-dead', a);
+    note.run(`${process.pid}-1-reborn`, a);
+    database.close();
+    const sweep = await collect(store);
+    expect(pathsOf(await sweep.remove([a, b, c, d]))).toEqual([a, b, c, d].sort());
+  });
+
+  it('keeps what this store put down, until it is closed', async () => {
+    const store = await open();
+    const { path } = await store.addText('text', 'x', []);
+    const { path: tree } = await store.addTree('tree', treeFrom(file('x')));
+    const sweep = await collect(store);
+    expect(await sweep.remove([path, tree])).toEqual([]);
+    await sweep.end();
+    store.close();
+    const again = await collect(await open(store.root));
+    expect(pathsOf(await again.remove([path, tree]))).toEqual([path, tree].sort());
+  });
+
+  it('removes what lies in the store without a record, links not followed', async () => {
+    const { root, a, b, c, d } = await chain();
+    const outside = join(temporaryFolder(), 'precious');
+    mkdirSync(outside);
+    writeFileSync(join(outside, 'file'), 'x');
+    const store = await open(root);
+    const orphan = makeTextPath('orphan', '');
+    const held = makeTextPath('held', '');
+    for (const path of [orphan, held]) mkdirSync(join(store.physical(path), 'deep/er'), { recursive: true });
+    symlinkSync(outside, join(store.physical(orphan), 'link'));
+    symlinkSync(outside, join(root, 'nix/store/link'));
+    writeFileSync(join(root, 'nix/store/garbage'), 'x'.repeat(10_000));
+    store.hold([held]);
+    const sweep = await collect(store);
+    const removed = await sweep.removeOrphans();
+    expect(removed.map(({ name }) => name).sort()).toEqual([base(orphan), 'garbage', 'link'].sort());
+    expect(removed.find(({ name }) => name === 'garbage')?.bytes).toBeGreaterThanOrEqual(10_000);
+    expect(names(store)).toEqual([a, b, c, d, held].map(base).sort());
+    expect(existsSync(join(outside, 'file'))).toBe(true);
+  });
+
+  it('forgets the records of what somebody removed by hand', async () => {
+    const { root, a, b, c } = await chain();
+    const store = await open(root);
+    rmSync(store.physical(a), { recursive: true });
+    const sweep = await collect(store);
+    expect(pathsOf(await sweep.remove([b, c]))).toEqual([b, c].sort());
+  });
+
+  it('lets nobody else sweep meanwhile, and anybody afterwards', async () => {
+    const store = await open();
+    const other = await open(store.root);
+    const sweep = await store.collect();
+    await expect(other.collect()).rejects.toEqual(withCode('FLK_LOCK_BUSY'));
+    await sweep.end();
+    await sweep.end();
+    await (await other.collect()).end();
+  });
+
+  it('takes over from a sweep that was killed', async () => {
+    const root = temporaryFolder();
+    const store = await open(root);
+    writeFileSync(join(root, 'nix/var/flk/gc.lock'), '4194304 12345 dead\n');
+    await (await store.collect()).end();
+    expect(readdirSync(join(root, 'nix/var/flk'))).not.toContain('gc.lock');
+  });
+
+  it('leaves the store of a real Nix alone', async () => {
+    const store = await open();
+    mkdirSync(join(store.root, 'nix/var/nix/db'), { recursive: true });
+    writeFileSync(join(store.root, 'nix/var/nix/db/db.sqlite'), '');
+    await expect(store.collect()).rejects.toEqual(withCode('FLK_STORE_INVALID'));
+  });
+});
