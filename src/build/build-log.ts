@@ -1,56 +1,101 @@
-/** The log of a build: a file under `nix/var/log/flk/drvs` that keeps what a builder printed, and the end of it at hand for errors. */
-import { createWriteStream } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+/**
+ * The log of a build: what a builder printed, kept under `nix/var/log/flk/drvs`, and the end of it at hand for errors.
+ *
+ * While it builds the log is plain text, `xx/REST.drv`, so that it can be followed and a kill loses nothing. At the end `REST.drv.gz`
+ * takes its place. Where both are there the plain one is the newer: a build is running, or was killed.
+ */
+import { closeSync, createReadStream, createWriteStream, openSync, writeSync } from 'node:fs';
+import { type FileHandle, mkdir, open, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { asFlkError, FlkError } from '../base/errors.ts';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { createGunzip, createGzip, gzipSync } from 'node:zlib';
+import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
 import { unwritable } from '../base/files.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 
 /** In code units: an error is read by a person, and the log has the rest. */
 const maxShownLine = 1000;
+/** A log up to this many bytes is compressed out of memory. */
+const smallLog = 64 * 1024;
 
 export class BuildLog {
   readonly #path: string;
-  readonly #stream: ReturnType<typeof createWriteStream>;
+  #file: number | undefined;
+  /** All of the log, as long as it is small. */
+  #all: Buffer[] | undefined = [];
+  #size = 0;
+  /** Lines of this turn of the event loop: what came together is written together. */
+  #waiting: string[] = [];
+  #flush: NodeJS.Immediate | undefined;
   readonly #last: string[] = [];
   #phase: string | undefined;
 
   private constructor(path: string) {
     this.#path = path;
-    this.#stream = createWriteStream(path);
-    // A log that cannot be written (a full disk) is no reason to fail: the build itself will say it.
-    this.#stream.on('error', () => {});
   }
 
+  /** Whoever creates it is the only one who builds this derivation. Throws FLK_FILE_UNWRITABLE. */
   static async create(root: string, drvPath: StorePath): Promise<BuildLog> {
     const path = logPath(root, drvPath);
     await mkdir(dirname(path), { recursive: true }).catch((error: unknown) => {
       throw unwritable(dirname(path), error);
     });
+    // What a killed build left would else be taken for the newest when this one prints nothing.
+    await rm(path, { force: true });
     return new BuildLog(path);
   }
 
   add(line: string): void {
-    this.#stream.write(`${line}\n`);
+    this.#waiting.push(line);
+    this.#flush ??= setImmediate(() => this.#write(this.#take()));
     this.#last.push(line.length <= maxShownLine ? line : `${line.slice(0, maxShownLine)}…`);
     if (this.#last.length > 20) this.#last.shift();
     // As the phases runner announces them.
     this.#phase = /^==> (\w+Phase)$/.exec(line)?.[1] ?? this.#phase;
   }
 
-  close(): Promise<void> {
-    return new Promise((done) => {
-      this.#stream.once('close', done);
-      this.#stream.end();
-      if (this.#stream.closed) done();
-    });
+  /** Compresses the log. Never rejects: a log that cannot be written (a full disk) is no reason to fail, the build itself will say it. */
+  async close(): Promise<void> {
+    const last = this.#take();
+    if (this.#file !== undefined || !this.#all) this.#write(last);
+    const onDisk = this.#file !== undefined;
+    if (this.#file !== undefined) closeSync(this.#file);
+    const staged = `${this.#path}.gz.new`;
+    try {
+      if (this.#all) await writeFile(staged, gzipSync(Buffer.concat(this.#all)));
+      else await pipeline(createReadStream(this.#path), createGzip(), createWriteStream(staged));
+      await rename(staged, `${this.#path}.gz`);
+      if (onDisk) await rm(this.#path, { force: true });
+    } catch {
+      await rm(staged, { force: true }).catch(() => {});
+    }
+  }
+
+  #take(): Buffer {
+    clearImmediate(this.#flush);
+    this.#flush = undefined;
+    const bytes = Buffer.from(this.#waiting.map((line) => `${line}\n`).join(''));
+    this.#waiting = [];
+    this.#size += bytes.length;
+    this.#all?.push(bytes);
+    if (this.#size > smallLog) this.#all = undefined;
+    return bytes;
+  }
+
+  #write(bytes: Buffer): void {
+    try {
+      this.#file ??= openSync(this.#path, 'w', 0o644);
+      writeSync(this.#file, bytes);
+    } catch {
+      // As for close.
+    }
   }
 
   /** What an engine threw, with the phase and the last lines, so that one need not look for the log. */
   explain(name: string, error: unknown): FlkError {
     const known = asFlkError(error);
-    if (!['FLK_BUILD_FAILED', 'FLK_BUILD_TIMEOUT', 'FLK_BUILD_OUTPUT_LIMIT'].includes(known.code))
-      return known.within(name);
+    if (!/^FLK_BUILD_(FAILED|TIMEOUT|.*LIMIT|DISK_FULL)$/.test(known.code)) return known.within(name);
     const { log: _, ...facts } = known.facts;
     const inPhase = this.#phase === undefined ? '' : ` in ${this.#phase}`;
     return new FlkError(known.code, `${name}: ${known.message}${inPhase}`, {
@@ -58,7 +103,7 @@ export class BuildLog {
         ...facts,
         ...(this.#phase === undefined ? {} : { phase: this.#phase }),
         ...(this.#last.length === 0 ? {} : { 'last lines': this.#last.join('\n') }),
-        log: this.#path,
+        log: `${this.#path}.gz`,
       },
       hint: known.hint,
       trail: [name, ...known.trail],
@@ -67,8 +112,39 @@ export class BuildLog {
   }
 }
 
-/** Where the log of a derivation's last build is kept: `nix/var/log/flk/drvs/xx/REST.drv`, plain text. */
+/** Where the log of a derivation's last build is kept: this path while it runs, with `.gz` afterwards. */
 export function logPath(root: string, drvPath: StorePath): string {
   const base = baseNameOf(drvPath);
   return join(root, 'nix/var/log/flk/drvs', base.slice(0, 2), base.slice(2));
+}
+
+/** The log of a derivation's last build as it is now, or undefined. A damaged file makes the stream fail. */
+export async function readLog(root: string, drvPath: StorePath): Promise<Readable | undefined> {
+  const path = logPath(root, drvPath);
+  // A build may end between two looks.
+  for (let look = 0; look < 2; look++) {
+    const plain = await openIfExists(path);
+    if (plain) return plain.createReadStream();
+    const packed = await openIfExists(`${path}.gz`);
+    if (packed) {
+      const text = createGunzip();
+      packed
+        .createReadStream()
+        .on('error', (error) => text.destroy(error))
+        .pipe(text);
+      return text;
+    }
+  }
+  return undefined;
+}
+
+async function openIfExists(path: string): Promise<FileHandle | undefined> {
+  try {
+    return await open(path);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw new FlkError('FLK_FILE_UNREADABLE', `cannot read ${path}: ${(error as Error).message}`, {
+      cause: error,
+    });
+  }
 }

@@ -17,7 +17,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import { type Event, silent } from '../../../src/base/events.ts';
-import { logPath } from '../../../src/build/build-log.ts';
+import { readLog } from '../../../src/build/build-log.ts';
 import type { BuildRequest, Engine, Toolchain } from '../../../src/build/engines/engine.ts';
 import type { Instantiation, PlannedDerivation } from '../../../src/build/instantiation.ts';
 import { type RealiseOptions, realise, realiseAll } from '../../../src/build/realise.ts';
@@ -149,6 +149,10 @@ function run(
 ) {
   const context = { store, engine, reporter: silent, download: noDownload };
   return realise(signal ? { ...context, signal } : context, what, { jobs: 2, cores: 1, ...options });
+}
+
+async function logOf(drvPath: StorePath): Promise<string> {
+  return (await (await readLog(root, drvPath))!.toArray()).join('');
 }
 
 /** Everything below the root, with content, but for the database's own files. */
@@ -321,7 +325,7 @@ describe('realise', () => {
       expect(error.facts['last lines']!.split('\n')).toEqual(
         Array.from({ length: 20 }, (_, i) => `line ${i + 10}`),
       );
-      expect(readFileSync(logPath(root, graph.drv('broken')), 'utf8').split('\n')).toHaveLength(32);
+      expect((await logOf(graph.drv('broken'))).split('\n')).toHaveLength(32);
       expect(outputsInStore()).toEqual([]);
     });
 
@@ -334,7 +338,7 @@ describe('realise', () => {
       };
       const error = await errorOf(run(new FakeEngine({ broken: babbling }), graph.top('broken')));
       expect(error.facts['last lines']).toBe(`${'x'.repeat(1000)}…`);
-      expect(readFileSync(logPath(root, graph.drv('broken')), 'utf8')).toBe(`${long}\n`);
+      expect(await logOf(graph.drv('broken'))).toBe(`${long}\n`);
     });
 
     it('stops what is not started yet, unless told to keep going', async () => {

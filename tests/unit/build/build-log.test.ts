@@ -1,0 +1,83 @@
+/** Logs of builds on disk: compressed at the end, plain before, the last one read. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { gunzipSync } from 'node:zlib';
+import { describe, expect, it } from 'vitest';
+import { FlkError } from '../../../src/base/errors.ts';
+import { BuildLog, logPath, readLog } from '../../../src/build/build-log.ts';
+import { parseStorePath } from '../../../src/formats/store-path.ts';
+import { temporaryFolder } from '../../support/temp.ts';
+
+const drv = parseStorePath(`/nix/store/${'a'.repeat(32)}-hello.drv`);
+
+async function textOf(root: string): Promise<string | undefined> {
+  const log = await readLog(root, drv);
+  return log && Buffer.concat(await log.toArray()).toString();
+}
+
+describe('the log of a build', () => {
+  it('is plain while it runs, and compressed at the end', async () => {
+    const root = temporaryFolder();
+    const path = logPath(root, drv);
+    expect(await textOf(root)).toBeUndefined();
+    const log = await BuildLog.create(root, drv);
+    log.add('one');
+    log.add('zwei – 二');
+    await nextTurn();
+    expect(readFileSync(path, 'utf8')).toBe('one\nzwei – 二\n');
+    expect(await textOf(root)).toBe('one\nzwei – 二\n');
+    log.add('three');
+    await log.close();
+    expect(readdirSync(dirname(path))).toEqual([`${path.slice(dirname(path).length + 1)}.gz`]);
+    expect(gunzipSync(readFileSync(`${path}.gz`)).toString()).toBe('one\nzwei – 二\nthree\n');
+    expect(await textOf(root)).toBe('one\nzwei – 二\nthree\n');
+  });
+
+  it.each([0, 1, 20_000])('keeps %i lines, also those of the last moment', async (count) => {
+    const root = temporaryFolder();
+    const log = await BuildLog.create(root, drv);
+    const lines = Array.from({ length: count }, (_, i) => `line ${i} ✓`);
+    for (const [i, line] of lines.entries()) {
+      log.add(line);
+      if (i === 10_000) await nextTurn();
+    }
+    await log.close();
+    expect(existsSync(logPath(root, drv))).toBe(false);
+    expect(await textOf(root)).toBe(lines.map((line) => `${line}\n`).join(''));
+  });
+
+  it('is the last build’s: what a killed one left is read, and gives way to the next', async () => {
+    const root = temporaryFolder();
+    const first = await BuildLog.create(root, drv);
+    first.add('first');
+    await first.close();
+    const killed = await BuildLog.create(root, drv);
+    killed.add('killed');
+    await nextTurn();
+    expect(await textOf(root)).toBe('killed\n');
+    const third = await BuildLog.create(root, drv);
+    await third.close();
+    expect(await textOf(root)).toBe('');
+  });
+
+  it('does not fail where it cannot be written', async () => {
+    const root = temporaryFolder();
+    const log = await BuildLog.create(root, drv);
+    rmSync(dirname(logPath(root, drv)), { recursive: true });
+    log.add('lost');
+    await nextTurn();
+    await log.close();
+    expect(await textOf(root)).toBeUndefined();
+    expect(log.explain('hello', new FlkError('FLK_BUILD_FAILED', 'it failed')).facts['last lines']).toBe(
+      'lost',
+    );
+  });
+
+  it('tells when its file is damaged', async () => {
+    const root = temporaryFolder();
+    mkdirSync(dirname(logPath(root, drv)), { recursive: true });
+    writeFileSync(`${logPath(root, drv)}.gz`, 'not gzip');
+    await expect(textOf(root)).rejects.toThrow();
+  });
+});
