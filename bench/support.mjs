@@ -24,6 +24,10 @@ export async function bundle(code, file) {
     platform: 'node',
     format: 'esm',
     target: 'node20',
+    // What is not a module asks for Node's own parts in the old way.
+    banner: {
+      js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
+    },
     // Native code cannot be bundled.
     external: ['libsql', 'lzma-native'],
     logLevel: 'warning',
