@@ -52,7 +52,7 @@ export interface Folders {
 }
 
 /** Commands that use a flake's packages, and change its lock only where they must. */
-const building: ReadonlySet<CommandName> = new Set(['build', 'run']);
+const building: ReadonlySet<CommandName> = new Set(['build', 'run', 'shell', 'fmt']);
 
 export class Context {
   readonly command: CommandName;

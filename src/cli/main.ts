@@ -24,12 +24,17 @@ const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   update: async () => (await import('./commands/lock.ts')).runUpdate,
   build: async () => (await import('./commands/build.ts')).runBuild,
   run: async () => (await import('./commands/run.ts')).runRun,
+  shell: async () => (await import('./commands/shell.ts')).runShell,
+  fmt: async () => (await import('./commands/run.ts')).runFmt,
   metadata: async () => (await import('./commands/metadata.ts')).runMetadata,
   prefetch: async () => (await import('./commands/prefetch.ts')).runPrefetch,
   archive: async () => (await import('./commands/archive.ts')).runArchive,
   show: async () => (await import('./commands/show.ts')).runShow,
   hash: async () => (await import('./commands/hash.ts')).runHash,
   registry: async () => (await import('./commands/registry.ts')).runRegistry,
+  store: async () => (await import('./commands/store.ts')).runStore,
+  gc: async () => (await import('./commands/gc.ts')).runGc,
+  'why-alive': async () => (await import('./commands/why-alive.ts')).runWhyAlive,
   explain: async () => (await import('./commands/explain.ts')).runExplain,
 };
 

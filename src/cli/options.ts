@@ -111,11 +111,59 @@ export const options = {
     value: 'SECONDS',
     help: 'Stop a build that prints nothing for longer',
   },
+  command: {
+    kind: 'words',
+    short: 'c',
+    value: 'COMMAND ARGS…',
+    help: 'Run this, all that follows, instead of an interactive shell',
+  },
+  'ignore-env': {
+    kind: 'flag',
+    short: 'i',
+    alias: 'ignore-environment',
+    help: 'Begin with an empty environment, but for what --keep-env-var names',
+  },
+  'keep-env-var': {
+    kind: 'list',
+    short: 'k',
+    alias: 'keep',
+    value: 'NAME',
+    help: 'With --ignore-env, keep this variable',
+  },
+  'unset-env-var': { kind: 'list', short: 'u', alias: 'unset', value: 'NAME', help: 'Unset this variable' },
+  'set-env-var': { kind: 'pair', short: 's', value: 'NAME VALUE', help: 'Set this variable' },
   format: { kind: 'text', value: 'FORMAT', help: 'base16, nix32, base64 or sri (default)' },
   from: { kind: 'text', value: 'FORMAT', help: 'Refuse hashes that are written otherwise' },
   to: { kind: 'text', value: 'TO', help: 'hash: base16, nix32, base64 or sri (default); archive: a folder' },
   'hash-algo': { kind: 'text', value: 'NAME', help: 'sha256 (default), sha512, sha1 or md5' },
   mode: { kind: 'text', value: 'MODE', help: 'nar (default), or flat: the bytes of one file' },
+  name: { kind: 'text', short: 'n', value: 'NAME', help: 'What to call it (default: the last word of PATH)' },
+  recursive: {
+    kind: 'flag',
+    short: 'r',
+    help: 'With all that the paths refer to; ls: with all folders below',
+  },
+  'list-recursive': { kind: 'flag', short: 'R', help: 'ls: the same as -r' },
+  long: { kind: 'flag', short: 'l', help: 'ls: with modes, sizes and what links lead to' },
+  directory: { kind: 'flag', short: 'd', help: 'ls: folders themselves, not what is in them' },
+  size: { kind: 'flag', short: 's', help: 'path-info: with the size of the NAR' },
+  'closure-size': { kind: 'flag', short: 'S', help: 'path-info: with the size of the whole closure' },
+  sigs: { kind: 'flag', help: 'path-info: with signatures, or why none is needed' },
+  'json-format': { kind: 'number', value: 'N', help: 'path-info: the shape of --json, 1 (default) or 2' },
+  all: { kind: 'flag', short: 'a', help: 'All paths of the store; why-depends: all ways' },
+  'no-contents': { kind: 'flag', help: 'verify: read no files' },
+  'no-trust': { kind: 'flag', help: 'verify: ask for no signatures' },
+  'no-check-sigs': { kind: 'flag', help: 'import: take paths on the stream’s word' },
+  precise: { kind: 'flag', help: 'why-depends: with the files that hold each reference' },
+  files: { kind: 'flag', help: 'diff: the files that differ between the two paths' },
+  'older-than': {
+    kind: 'text',
+    value: 'AGE',
+    help: 'First remove generations of profiles that were replaced longer ago: 30d, 12h, 2w',
+  },
+  keep: { kind: 'number', value: 'N', help: 'First remove generations of profiles, but keep the N newest' },
+  'max-free': { kind: 'text', value: 'SIZE', help: 'Stop when so much is free: 10G, 500M' },
+  'print-roots': { kind: 'flag', help: 'Only list what keeps paths, and which' },
   'dry-run': { kind: 'flag', help: 'Only say what would be done' },
   store: {
     kind: 'text',
@@ -186,15 +234,37 @@ const locking = [
   ...sources,
 ] as const satisfies readonly OptionName[];
 const editing = ['flake', ...sources, ...network] as const satisfies readonly OptionName[];
-const building = [
+const buildingOne = [
   'print-build-logs',
   'no-sandbox',
-  'keep-going',
   'max-jobs',
   'cores',
   'timeout',
   'max-silent-time',
 ] as const satisfies readonly OptionName[];
+const building = ['keep-going', ...buildingOne] as const satisfies readonly OptionName[];
+const environment = [
+  'ignore-env',
+  'keep-env-var',
+  'unset-env-var',
+  'set-env-var',
+] as const satisfies readonly OptionName[];
+
+/** One line for each of its commands. */
+const storeDetails = [
+  'add [-n NAME] [--mode nar|flat|text] PATH…    put files or folders in, and print where they are',
+  'path-info [-rsS] [--sigs] [--all] PATH…       what is known of paths; --json has the shape of nix path-info --json',
+  'ls [-ldR] PATH                                what lies in a path, or below it',
+  'cat PATH                                      a file in a path',
+  'references PATH…, referrers [-r] PATH…        what they refer to, and what refers to them',
+  'requisites PATH…                              they and all that they refer to, references first',
+  'path-from-hash-part HASH-PART                 the path with these 32 characters',
+  'export [-r] PATH… > FILE                      paths as nix-store --export writes them; -r: with all they refer to',
+  'import [--no-check-sigs] < FILE               paths that flk store export or nix-store --export wrote',
+  'dump-path PATH > NAR, restore DIR < NAR       a path as a NAR, and a new folder from one',
+  '',
+  'PATH is a store path, a place below one, or a link such as result. docs/store.md has more.',
+].join('\n');
 
 export const commands = {
   init: {
@@ -290,14 +360,32 @@ export const commands = {
     ],
   },
   run: {
-    args: '[FLAKE#PACKAGE] [-- ARGS…]',
+    args: '[FLAKE#NAME] [-- ARGS…]',
     min: 0,
     max: 1,
     rest: true,
-    summary: 'Build a package and run its program',
+    summary: 'Build a package and run its program, or an app',
     details:
-      'The program is meta.mainProgram, else the package’s name, in the output’s bin. It runs in this folder, in a view of this\nmachine that has /nix/store. Exits as the program does. Where CI=true, --locked is the default; --no-locked takes it back.',
+      'NAME is an app, else a package, whose program is meta.mainProgram, else the package’s name, in the output’s bin. It runs in this\nfolder, in a view of this machine that has /nix/store. Exits as the program does. Where CI=true, --locked is the default;\n--no-locked takes it back.',
     options: [...common, ...building, ...locking, ...network],
+  },
+  shell: {
+    args: '[FLAKE#PACKAGE…] [-- COMMAND ARGS…]',
+    min: 0,
+    rest: true,
+    summary: 'Start a shell, or a command, that has packages on its PATH',
+    details:
+      'The shell is $SHELL, in this folder and with this environment: only PATH has the packages’ bin in front, and FLK_SHELL their\nnames. Where they need /nix/store and this machine has none, it runs in a view of this machine that has it. Exits as the\nshell or command does.',
+    options: [...common, 'command', ...environment, ...buildingOne, ...locking, ...network],
+  },
+  fmt: {
+    args: '[PATH…] [-- ARGS…]',
+    min: 0,
+    rest: true,
+    summary: 'Format files with the flake’s formatter',
+    details:
+      'Runs the program that formatter: names in flake.yaml, in this folder, with the arguments as they are and PRJ_ROOT, the flake’s\nfolder, as nix fmt does. What no PATH means is up to the program.',
+    options: [...common, 'flake', ...buildingOne, ...locking, ...network],
   },
   metadata: {
     args: '[FLAKE]',
@@ -347,6 +435,50 @@ export const commands = {
     details:
       'list: all entries. add FROM TO: let FROM mean TO. remove FROM. pin FROM [TO]: let FROM mean what TO is at this moment.\nresolve REF…: where the registries lead. Files, order and output are those of nix registry; add, remove and pin change\nthis person’s own file, or the one that --registry names.',
     options: [...common, 'registry', 'override-flake', 'no-registries', ...network],
+  },
+  store: {
+    args: 'COMMAND [PATH…]',
+    min: 1,
+    summary: 'Look into the store, check it, and move paths in and out',
+    details: storeDetails,
+    options: [
+      ...common,
+      'name',
+      'mode',
+      'dry-run',
+      'recursive',
+      'list-recursive',
+      'long',
+      'directory',
+      'size',
+      'closure-size',
+      'sigs',
+      'json-format',
+      'all',
+      'no-contents',
+      'no-trust',
+      'no-check-sigs',
+      'precise',
+      'files',
+      'store',
+    ],
+  },
+  gc: {
+    args: '',
+    min: 0,
+    max: 0,
+    summary: 'Remove from the store what nothing keeps',
+    details:
+      'What stays: result links and profiles, the inputs of flake.lock files whose flakes were built here, running programs and\nbuilds, and all that these refer to. docs/garbage.md has more.',
+    options: [...common, 'older-than', 'keep', 'max-free', 'dry-run', 'print-roots', 'store'],
+  },
+  'why-alive': {
+    args: 'PATH…',
+    min: 1,
+    summary: 'Show what keeps paths in the store',
+    details:
+      'Every root that leads to the path, each with the shortest way. Exits with 1 where the next flk gc would remove one.',
+    options: [...common, 'store'],
   },
   explain: {
     args: 'CODE',
