@@ -1,12 +1,17 @@
 /** `flk build`: packages of flakes, locked, instantiated, realised and linked. */
 import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { compareBytes } from '../../base/canonical.ts';
 import { asFlkError, FlkError } from '../../base/errors.ts';
 import { version } from '../../base/version.ts';
 import { localEngine } from '../../build/engines/local.ts';
-import { type InstantiatedPackage, type InstantiationContext, instantiate } from '../../build/instantiate.ts';
+import {
+  type InstantiatedPackage,
+  type InstantiationContext,
+  instantiate,
+  type NamedPackage,
+} from '../../build/instantiate.ts';
 import { type Realised, realiseAll } from '../../build/realise.ts';
 import { parseManifest } from '../../flake/manifest.ts';
 import type { StorePath } from '../../formats/store-path.ts';
@@ -47,13 +52,13 @@ export async function buildTargets(
   context: Context,
   targets: readonly string[],
 ): Promise<readonly BuiltTarget[]> {
-  if (context.lockedByCi) context.reporter.emit({ kind: 'notice', notice: { type: 'ci-locked' } });
-  const flakes = new Map<string, Promise<InstantiationContext>>();
+  sayLocked(context);
+  const flakes = new Map<string, Promise<OpenedFlake>>();
   const packages: InstantiatedPackage[] = [];
   const failures: unknown[] = [];
   for (const target of targets) {
     const parsed = parseTarget(target, hostSystem());
-    const opened = flakes.get(parsed.flake) ?? instantiationContext(context, parsed.flake);
+    const opened = flakes.get(parsed.flake) ?? openPackages(context, parsed.flake);
     flakes.set(parsed.flake, opened);
     try {
       packages.push(await instantiate(await opened, packageOf(parsed, await opened)));
@@ -87,8 +92,35 @@ function allOf(failures: readonly FlkError[]): FlkError {
   });
 }
 
-/** What instantiating packages of a flake takes, the flake locked. Its checks are among its packages, as `withChecks` names them. */
-export async function instantiationContext(context: Context, target: string): Promise<InstantiationContext> {
+/** Builds one package of a flake that is open. */
+export async function buildPackage(
+  context: Context,
+  opened: OpenedFlake,
+  request: NamedPackage,
+): Promise<BuiltTarget> {
+  const planned = await instantiate(opened, request);
+  const [result] = await realisePackages(context, [planned]);
+  if (result?.status !== 'fulfilled') throw result?.reason;
+  return targetOf(planned, result.value.outputs);
+}
+
+/** What instantiating packages of a flake takes. Its checks are among its packages, as `withChecks` names them. */
+export interface OpenedFlake extends InstantiationContext {
+  /** Where its manifest lies on this machine; undefined where it was fetched. */
+  readonly folder: string | undefined;
+}
+
+/** Opens a flake for a command that works on it alone. */
+export async function openOne(context: Context, target: string): Promise<OpenedFlake> {
+  sayLocked(context);
+  return await openPackages(context, target);
+}
+
+function sayLocked(context: Context): void {
+  if (context.lockedByCi) context.reporter.emit({ kind: 'notice', notice: { type: 'ci-locked' } });
+}
+
+async function openPackages(context: Context, target: string): Promise<OpenedFlake> {
   const { flake, manifest, lock } = await openLockedAs(context, target, readPackages);
   const [{ tree }, source, store] = await Promise.all([flake.tree(), context.sources(), context.store()]);
   return {
@@ -101,6 +133,7 @@ export async function instantiationContext(context: Context, target: string): Pr
     reporter: context.reporter,
     download: downloader(context),
     signal: context.signal,
+    folder: flake.manifestPath === undefined ? undefined : dirname(flake.manifestPath),
   };
 }
 

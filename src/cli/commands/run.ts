@@ -1,57 +1,95 @@
-/** `flk run`: builds a package and becomes, as far as Node can, its program. */
-import { spawn } from 'node:child_process';
-import { readdir, stat } from 'node:fs/promises';
-import { constants } from 'node:os';
+/** `flk run` and `flk fmt`: build a program and become, as far as Node can, that program. */
+import { existsSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FlkError } from '../../base/errors.ts';
 import { enterCommand } from '../../build/enter.ts';
+import { onSystem, type ProgramRef } from '../../flake/manifest.ts';
+import type { StorePath } from '../../formats/store-path.ts';
 import type { Store } from '../../store/store.ts';
 import type { Context } from '../context.ts';
-import { type BuiltTarget, buildTargets } from './build.ts';
+import { isProgram, runForeground } from '../foreground.ts';
+import { offered, packageNamed, packageOf, parseTarget, type Target } from '../targets.ts';
+import { type BuiltTarget, buildPackage, hostSystem, type OpenedFlake, openOne } from './build.ts';
 
 export async function runRun(context: Context): Promise<number> {
-  const [target] = await buildTargets(context, [context.args[0] ?? '.']);
-  if (target === undefined) throw new FlkError('FLK_INTERNAL', 'one target gave no package');
-  const store = await context.store();
-  const program = await programOf(store, target);
-  const { command, args } = await enterCommand(store, program, context.rest, context.cwd);
-  // Nothing of flk should be noticed from here on: no lines redrawn, no database held open.
-  context.report.close();
-  await context.dispose();
-  return await become(context, command, args);
+  const target = parseTarget(context.args[0] ?? '.', hostSystem());
+  const opened = await openOne(context, target.flake);
+  const app = appOf(target, opened);
+  const program =
+    app === undefined
+      ? await mainProgram(
+          await context.store(),
+          await buildPackage(context, opened, packageOf(target, opened)),
+        )
+      : await programOf(context, opened, app);
+  return await runForeground(
+    context,
+    await enterCommand(await context.store(), program, context.rest, context.cwd),
+  );
 }
 
+export async function runFmt(context: Context): Promise<number> {
+  const opened = await openOne(context, context.flags.flake ?? '.');
+  const { formatter } = opened.root.manifest.offers;
+  if (formatter === undefined)
+    throw new FlkError('FLK_RUN_NO_PROGRAM', 'the flake names no formatter', {
+      hint: 'formatter: PACKAGE/bin/PROGRAM at the top of flake.yaml',
+    });
+  const program = await programOf(context, opened, formatter);
+  const args = [...context.args, ...context.rest];
+  const command = await enterCommand(await context.store(), program, args, context.cwd);
+  const place = opened.folder === undefined ? {} : { PRJ_ROOT: opened.folder };
+  return await runForeground(context, command, { ...context.env, ...place });
+}
+
+/** The app that a target names, if it names one: an app goes before a package of its name. */
+function appOf({ kind, name = 'default', output }: Target, opened: OpenedFlake): ProgramRef | undefined {
+  const apps = onSystem(opened.root.manifest.offers.apps, opened.system);
+  if (kind === 'apps') return offered(apps, 'app', name).program;
+  return kind === undefined && output === undefined ? apps.get(name)?.program : undefined;
+}
+
+/** Builds the package that holds a program; gives the program, as a logical path. */
+async function programOf(context: Context, opened: OpenedFlake, { ref, path }: ProgramRef): Promise<string> {
+  const built = await buildPackage(context, opened, packageNamed(ref));
+  const store = await context.store();
+  return path === undefined
+    ? await mainProgram(store, built)
+    : await executable(store, built, outputOf(built), path);
+}
+
+const outputOf = ({ outputs }: BuiltTarget): StorePath => outputs.get('out') ?? [...outputs.values()][0]!;
+
 /** `meta.mainProgram`, the package's name, or the only program there is; as a logical path. */
-async function programOf(store: Store, { outputs, name, mainProgram }: BuiltTarget): Promise<string> {
-  const path = outputs.get('out') ?? [...outputs.values()][0]!;
-  const bin = join(store.physical(path), 'bin');
-  const programs = (await readdir(bin).catch(() => [])).sort();
+async function mainProgram(store: Store, built: BuiltTarget): Promise<string> {
+  const { name } = built;
+  const path = outputOf(built);
+  const programs = (await readdir(join(store.physical(path), 'bin')).catch(() => [])).sort();
   const [only, ...others] = programs;
-  const wanted = mainProgram ?? (programs.includes(name) || others.length > 0 ? name : only);
+  const wanted = built.mainProgram ?? (programs.includes(name) || others.length > 0 ? name : only);
   if (wanted === undefined || !programs.includes(wanted))
     throw new FlkError('FLK_RUN_NO_PROGRAM', `${name} has no program bin/${wanted ?? name}`, {
       facts: { programs: programs.join(' ') || 'none' },
       ...(programs.length === 0 ? { hint: 'its installPhase puts programs into $out/bin' } : {}),
     });
-  const info = await stat(join(bin, wanted)).catch(() => undefined);
-  // A link into another store path leads nowhere outside of the view that has /nix/store.
-  if (info !== undefined && (!info.isFile() || (info.mode & 0o111) === 0))
-    throw new FlkError('FLK_RUN_NO_PROGRAM', `${name}: bin/${wanted} cannot be executed`, {
-      hint: 'chmod +x it in installPhase',
-    });
-  return `${path}/bin/${wanted}`;
+  return await executable(store, built, path, `bin/${wanted}`);
 }
 
-/** Runs it in the foreground; gives its exit status, or 128 and the signal that ended it, as shells do. */
-function become(context: Context, command: string, args: readonly string[]): Promise<number> {
-  const child = spawn(command, args, { cwd: context.cwd, env: context.env, stdio: 'inherit' });
-  context.handOverSignals((signal) => child.kill(signal));
-  return new Promise((resolve, reject) => {
-    child.on('error', (error) =>
-      reject(
-        new FlkError('FLK_RUN_NO_PROGRAM', `cannot start ${command}: ${error.message}`, { cause: error }),
-      ),
-    );
-    child.on('exit', (status, signal) => resolve(status ?? 128 + constants.signals[signal!]));
-  });
+async function executable(
+  store: Store,
+  { name }: BuiltTarget,
+  path: StorePath,
+  inside: string,
+): Promise<string> {
+  const place = join(store.physical(path), inside);
+  if (await isProgram(place)) return `${path}/${inside}`;
+  const there = existsSync(place);
+  throw new FlkError(
+    'FLK_RUN_NO_PROGRAM',
+    there ? `${name}: ${inside} cannot be executed` : `${name} has no file ${inside}`,
+    {
+      hint: there ? 'chmod +x it in installPhase' : 'the path counts from the package’s output: bin/PROGRAM',
+    },
+  );
 }
