@@ -27,6 +27,10 @@ export interface Settings {
   /** The message of `--commit-lock-file`; empty for the usual one. */
   readonly commitLockFileSummary: string;
   readonly useRegistries: boolean;
+  /** Whether flk gc leaves the derivations of what is in use. */
+  readonly keepDerivations: boolean;
+  /** Whether it leaves the outputs of derivations that stay. */
+  readonly keepOutputs: boolean;
 }
 
 type Name = keyof Settings;
@@ -41,6 +45,8 @@ export const defaultSettings: Settings = {
   allowDirtyLocks: false,
   commitLockFileSummary: '',
   useRegistries: true,
+  keepDerivations: true,
+  keepOutputs: false,
 };
 
 /** By Nix's names, the older ones too. What is not here is none of flk's business. */
@@ -56,6 +62,10 @@ const nixNames: Readonly<Record<string, Name>> = {
   'commit-lock-file-summary': 'commitLockFileSummary',
   'commit-lockfile-summary': 'commitLockFileSummary',
   'use-registries': 'useRegistries',
+  'keep-derivations': 'keepDerivations',
+  'gc-keep-derivations': 'keepDerivations',
+  'keep-outputs': 'keepOutputs',
+  'gc-keep-outputs': 'keepOutputs',
 };
 const names = new Set<string>(Object.values(nixNames));
 const isName = (name: string): name is Name => names.has(name);
@@ -127,6 +137,8 @@ function put(
     case 'warnDirty':
     case 'allowDirtyLocks':
     case 'useRegistries':
+    case 'keepDerivations':
+    case 'keepOutputs':
       if (!/^(true|yes|1|false|no|0)$/.test(text)) return 'is neither true nor false';
       values[name] = /^(true|yes|1)$/.test(text);
       return undefined;

@@ -1,7 +1,7 @@
 /** Sweeping: what no root leads to is removed, and what kills left behind. */
 import { readFileSync } from 'node:fs';
-import { readdir, readFile, rm, stat, unlink } from 'node:fs/promises';
-import { basename, join } from 'node:path';
+import { readdir, rm, unlink } from 'node:fs/promises';
+import { join } from 'node:path';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { systemCode } from '../base/errors.ts';
 import { type Reporter, span } from '../base/events.ts';
@@ -11,7 +11,6 @@ import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.
 import type { Collection } from './collection.ts';
 import { findRoots, type ReadLock, type Root } from './roots.ts';
 import type { Store } from './store.ts';
-import { removeTree } from './tree-files.ts';
 
 /** What stays beside what is referred to; by Nix's names. */
 export interface Keeping {
@@ -29,6 +28,8 @@ export interface GarbageOptions extends Keeping {
   readonly maxFree?: number;
   /** Remove nothing and tell what would be; the bytes are then those of NARs. */
   readonly dryRun?: boolean;
+  /** Places of roots that count as gone, in a dry run before they are. */
+  readonly without?: ReadonlySet<string>;
   /** Where the kernel tells of processes. */
   readonly proc?: string;
 }
@@ -46,8 +47,6 @@ export interface Garbage {
   readonly staleRoots: readonly string[];
   /** How many logs went whose derivation is gone. */
   readonly logs: number;
-  /** How many roots of namespaces went that nothing runs in. */
-  readonly views: number;
   /** All that was set free. */
   readonly bytes: number;
   /** How many paths stay because of roots. */
@@ -59,8 +58,6 @@ export interface Garbage {
 
 /** Paths that go in one transaction. */
 const batchSize = 256;
-/** Milliseconds after which a view that was not entered again may go. */
-const viewAge = 24 * 3600 * 1000;
 
 /**
  * Removes every path that no root leads to, oldest first, and what else nobody needs. An error or the signal ends it between two
@@ -81,7 +78,7 @@ async function foresee(store: Store, options: GarbageOptions): Promise<Garbage> 
   const { dead, alive, roots, stale } = await findDead(store, options);
   const removed = referrersFirst(dead).map(({ path, narSize }) => ({ path, bytes: narSize }));
   const bytes = removed.reduce((sum, { bytes }) => sum + bytes, 0);
-  return { removed, orphans: [], staleRoots: stale, logs: 0, views: 0, bytes, alive, left: 0, roots };
+  return { removed, orphans: [], staleRoots: stale, logs: 0, bytes, alive, left: 0, roots };
 }
 
 async function sweep(store: Store, collection: Collection, options: GarbageOptions): Promise<Garbage> {
@@ -110,9 +107,9 @@ async function sweep(store: Store, collection: Collection, options: GarbageOptio
     }
     if (dead.length === 0) sweeping.cached();
   });
-  const [logs, views] = [await removeLogs(store), await removeViews(store, options.proc)];
+  const logs = await removeLogs(store);
   const left = dead.length - removed.length;
-  return { removed, orphans, staleRoots: stale, logs, views, bytes, alive, left, roots };
+  return { removed, orphans, staleRoots: stale, logs, bytes, alive, left, roots };
 }
 
 /** What is known of a path that may go. */
@@ -134,7 +131,8 @@ async function findDead(
 }> {
   const { reporter, signal } = options;
   return await span(reporter, { type: 'find-roots', store: store.root }, async ({ progress }) => {
-    const { roots, stale, unreadLocks } = await findRoots(store, options);
+    const { roots: all, stale, unreadLocks } = await findRoots(store, options);
+    const roots = all.filter(({ place }) => !options.without?.has(place));
     for (const path of unreadLocks) reporter.emit({ kind: 'notice', notice: { type: 'unread-lock', path } });
     throwIfAborted(signal);
     const live = livePaths(
@@ -326,25 +324,4 @@ function derivationOfLog(name: string): StorePath | undefined {
   } catch {
     return undefined;
   }
-}
-
-/** Removes the roots of namespaces that no process has mounted and that were not entered for long. */
-async function removeViews(store: Store, proc = '/proc'): Promise<number> {
-  const top = join(store.root, 'nix/var/flk/views');
-  const names = await readdir(top).catch(() => []);
-  if (names.length === 0) return 0;
-  const mounted: string[] = [];
-  for (const pid of await readdir(proc).catch(() => []))
-    if (/^\d+$/.test(pid)) mounted.push(await readFile(join(proc, pid, 'mountinfo'), 'utf8').catch(() => ''));
-  let count = 0;
-  for (const name of names) {
-    const view = join(top, name);
-    const info = await stat(view).catch(() => undefined);
-    // What the kernel tells counts from the top of a file system, which need not be `/`.
-    const isUsed = mounted.some((text) => text.includes(`/flk/views/${basename(view)}/`));
-    if (!info || isUsed || Date.now() - info.mtimeMs < viewAge) continue;
-    await removeTree(view);
-    count++;
-  }
-  return count;
 }

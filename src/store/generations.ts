@@ -51,6 +51,9 @@ export function listProfiles(store: Pick<Store, 'root'>): string[] {
   return [...new Set(names)].sort().map((name) => join(folder, name));
 }
 
+/** The link that is a generation. */
+export const generationLink = (profile: string, number: number): string => `${profile}-${number}-link`;
+
 /** What there is of a profile; nothing where it was never made. Links that lead to no store path are not its own. */
 export function readGenerations(profile: string): Generations {
   const all: Generation[] = [];
@@ -135,7 +138,7 @@ export async function addGeneration(
   const last = all.at(-1);
   if (last?.path === path) return last;
   const number = Math.max(0, ...numbersTaken(profile)) + 1;
-  const link = `${profile}-${number}-link`;
+  const link = generationLink(profile, number);
   await putLink(link, store.physical(path));
   // Elsewhere nobody looks for roots.
   const known = join(store.root, 'nix/var/nix/profiles') + sep;
@@ -167,7 +170,7 @@ export async function switchTo(
     const staged = join(dirname(profile), `.${basename(folder)}.new`);
     try {
       await rm(staged, { recursive: true, force: true });
-      writeLaunchers(store, path, staged, script);
+      await writeLaunchers(store, path, staged, script);
       await syncTrees([staged]);
       await rename(staged, folder);
     } catch (error) {
@@ -182,7 +185,7 @@ export async function removeGenerations(profile: string, numbers: Iterable<numbe
   const folder = dirname(profile);
   const gone = new Set(numbers);
   try {
-    for (const number of gone) await rm(`${profile}-${number}-link`, { force: true });
+    for (const number of gone) await rm(generationLink(profile, number), { force: true });
     // A kill may have come between the two.
     const kept = new Set(readGenerations(profile).all.map(({ number }) => number));
     for (const name of namesIn(folder)) {

@@ -1,27 +1,28 @@
 /** Environments on machines that have the store elsewhere than at /nix/store, where the links in one lead nowhere. */
 import { mkdirSync, readdirSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs';
+import { FlkError } from '../base/errors.ts';
 import { unwritable } from '../base/files.ts';
 import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
 import { followInStore } from './environment.ts';
 import type { Store } from './store.ts';
 
 /** The text of a launcher: an executable that starts `program`, a logical path, as it would be on a machine with /nix/store. */
-export type LauncherScript = (program: string) => string;
+export type LauncherScript = (program: string) => Promise<string>;
 
 /**
  * Writes an environment anew at `folder`, where nothing is yet: the same names, linked to where things physically lie, and in `bin` a
  * launcher for each program that only runs where the store is at /nix/store. Throws FLK_FILE_UNWRITABLE.
  */
-export function writeLaunchers(
+export async function writeLaunchers(
   store: Store,
   environment: StorePath,
   folder: string,
   script: LauncherScript,
-): void {
+): Promise<void> {
   try {
-    new Mirror(store, environment, script).folder(environment, latin1(folder), 0);
+    await new Mirror(store, environment, script).folder(environment, latin1(folder), 0);
   } catch (error) {
-    throw unwritable(folder, error);
+    throw error instanceof FlkError ? error : unwritable(folder, error);
   }
 }
 
@@ -42,24 +43,24 @@ class Mirror {
     this.#script = script;
   }
 
-  folder(logical: string, place: string, depth: number): void {
+  async folder(logical: string, place: string, depth: number): Promise<void> {
     mkdirSync(onDisk(place));
     for (const { from, to, isFolder } of this.#entries(logical, place)) {
       // A single package's folder is one link, but `bin` has to be one of launchers.
-      if (depth === 0 && from.endsWith('/bin')) this.#programs(from, to);
-      else if (isFolder) this.folder(from, to, depth + 1);
+      if (depth === 0 && from.endsWith('/bin')) await this.#programs(from, to);
+      else if (isFolder) await this.folder(from, to, depth + 1);
       else symlinkSync(onDisk(this.#physical(this.#targetOf(from))), onDisk(to));
     }
   }
 
-  #programs(logical: string, place: string): void {
+  async #programs(logical: string, place: string): Promise<void> {
     const found = followInStore(this.#store, logical);
     if (!found?.isFolder) return;
     mkdirSync(onDisk(place));
     for (const { from, to } of this.#entries(found.path, place)) {
       const program = this.#targetOf(from);
       if (this.#needsStore(program)) {
-        const text = this.#script(Buffer.from(program, 'latin1').toString());
+        const text = await this.#script(Buffer.from(program, 'latin1').toString());
         writeFileSync(onDisk(to), text, { mode: 0o755 });
       } else symlinkSync(onDisk(this.#physical(program)), onDisk(to));
     }

@@ -52,6 +52,8 @@ warnDirty: false
 allowDirtyLocks: true
 commitLockFileSummary: "lock: move"
 useRegistries: false
+keepDerivations: false
+keepOutputs: true
 x-mine: [anything]
 `,
     });
@@ -69,6 +71,8 @@ x-mine: [anything]
       allowDirtyLocks: true,
       commitLockFileSummary: 'lock: move',
       useRegistries: false,
+      keepDerivations: false,
+      keepOutputs: true,
     });
   });
 
@@ -86,6 +90,8 @@ warn-dirty = 0
 allow-dirty-locks = 1
 commit-lockfile-summary = lock: move
 use-registries = false
+keep-derivations = false
+gc-keep-outputs = true
 trust-tarballs-from-git-forges = false
 `,
     });
@@ -102,6 +108,8 @@ trust-tarballs-from-git-forges = false
       allowDirtyLocks: true,
       commitLockFileSummary: 'lock: move',
       useRegistries: false,
+      keepDerivations: false,
+      keepOutputs: true,
     });
   });
 
