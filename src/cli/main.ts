@@ -32,6 +32,7 @@ const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   show: async () => (await import('./commands/show.ts')).runShow,
   hash: async () => (await import('./commands/hash.ts')).runHash,
   registry: async () => (await import('./commands/registry.ts')).runRegistry,
+  store: async () => (await import('./commands/store.ts')).runStore,
   gc: async () => (await import('./commands/gc.ts')).runGc,
   'why-alive': async () => (await import('./commands/why-alive.ts')).runWhyAlive,
   explain: async () => (await import('./commands/explain.ts')).runExplain,

@@ -137,11 +137,6 @@ export const options = {
   to: { kind: 'text', value: 'TO', help: 'hash: base16, nix32, base64 or sri (default); archive: a folder' },
   'hash-algo': { kind: 'text', value: 'NAME', help: 'sha256 (default), sha512, sha1 or md5' },
   mode: { kind: 'text', value: 'MODE', help: 'nar (default), or flat: the bytes of one file' },
-  format: { kind: 'text', value: 'FORMAT', help: 'base16, nix32, base64 or sri (default)' },
-  from: { kind: 'text', value: 'FORMAT', help: 'Refuse hashes that are written otherwise' },
-  to: { kind: 'text', value: 'TO', help: 'hash: base16, nix32, base64 or sri (default); archive: a folder' },
-  'hash-algo': { kind: 'text', value: 'NAME', help: 'sha256 (default), sha512, sha1 or md5' },
-  mode: { kind: 'text', value: 'MODE', help: 'nar (default), or flat: the bytes of one file' },
   name: { kind: 'text', short: 'n', value: 'NAME', help: 'What to call it (default: the last word of PATH)' },
   recursive: {
     kind: 'flag',
@@ -254,6 +249,22 @@ const environment = [
   'unset-env-var',
   'set-env-var',
 ] as const satisfies readonly OptionName[];
+
+/** One line for each of its commands. */
+const storeDetails = [
+  'add [-n NAME] [--mode nar|flat|text] PATH…    put files or folders in, and print where they are',
+  'path-info [-rsS] [--sigs] [--all] PATH…       what is known of paths; --json has the shape of nix path-info --json',
+  'ls [-ldR] PATH                                what lies in a path, or below it',
+  'cat PATH                                      a file in a path',
+  'references PATH…, referrers [-r] PATH…        what they refer to, and what refers to them',
+  'requisites PATH…                              they and all that they refer to, references first',
+  'path-from-hash-part HASH-PART                 the path with these 32 characters',
+  'export [-r] PATH… > FILE                      paths as nix-store --export writes them; -r: with all they refer to',
+  'import [--no-check-sigs] < FILE               paths that flk store export or nix-store --export wrote',
+  'dump-path PATH > NAR, restore DIR < NAR       a path as a NAR, and a new folder from one',
+  '',
+  'PATH is a store path, a place below one, or a link such as result. docs/store.md has more.',
+].join('\n');
 
 export const commands = {
   init: {
@@ -424,6 +435,33 @@ export const commands = {
     details:
       'list: all entries. add FROM TO: let FROM mean TO. remove FROM. pin FROM [TO]: let FROM mean what TO is at this moment.\nresolve REF…: where the registries lead. Files, order and output are those of nix registry; add, remove and pin change\nthis person’s own file, or the one that --registry names.',
     options: [...common, 'registry', 'override-flake', 'no-registries', ...network],
+  },
+  store: {
+    args: 'COMMAND [PATH…]',
+    min: 1,
+    summary: 'Look into the store, check it, and move paths in and out',
+    details: storeDetails,
+    options: [
+      ...common,
+      'name',
+      'mode',
+      'dry-run',
+      'recursive',
+      'list-recursive',
+      'long',
+      'directory',
+      'size',
+      'closure-size',
+      'sigs',
+      'json-format',
+      'all',
+      'no-contents',
+      'no-trust',
+      'no-check-sigs',
+      'precise',
+      'files',
+      'store',
+    ],
   },
   gc: {
     args: '',
