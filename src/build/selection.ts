@@ -5,11 +5,12 @@ import { type Reporter, span } from '../base/events.ts';
 import type { SelfSelection } from '../flake/manifest.ts';
 import type { SourceTree } from '../flake/source.ts';
 import { type NarHash, parseNarHash, sha256, toBase16 } from '../formats/hash.ts';
-import { NarHasher, type Tree, type TreeSink } from '../formats/nar.ts';
+import { NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
 import { makeSourcePath, type StorePath } from '../formats/store-path.ts';
-import { filterTree, subtree } from '../formats/tree-sinks.ts';
+import { filterTree } from '../formats/tree-sinks.ts';
 import type { Store } from '../store/store.ts';
 import { matcher } from './patterns.ts';
+import { SharedWalks } from './shared-walks.ts';
 
 export interface SelectedSource {
   readonly path: StorePath;
@@ -26,7 +27,8 @@ export interface FlakeFolder {
 }
 
 /**
- * Selects by one walk of the tree, or by none where the store remembers the answer. A file is taken when it, or a folder above it,
+ * Selects by one walk of the tree, shared with whatever else is selected from it in the same turn, or by none where the store
+ * remembers the answer. A file is taken when it, or a folder above it,
  * matches `include` (an empty list: everything) and not `exclude`; folders left empty are not taken; nor are, at the flake's root,
  * flake.yaml and flake.lock, unless `include` matches them. Patterns are relative to the selection's `path`.
  * Throws FLK_PACKAGE_INVALID when there is nothing at the path, or nothing in it is selected.
@@ -43,10 +45,9 @@ export async function selectSource(
   const folder = [flake.dir, selection.path].filter((part) => part !== '').join('/');
   const shown = `./${selection.path}`;
   const tree: Tree = {
-    walk: async (sink, signal) => {
-      const part = subtree(filterTree(sink, keeper(selection)), folder);
-      await flake.tree.walk(part, signal);
-      if (!part.found) {
+    walk: async (sink) => {
+      const walks = sharedWalks(flake.tree, context.signal);
+      if (!(await walks.walk(folder, filterTree(sink, keeper(selection))))) {
         throw new FlkError('FLK_PACKAGE_INVALID', `${shown} is not in the flake’s tree`, {
           hint: `only what Git tracks is: git add ${shown}`,
         });
@@ -58,22 +59,33 @@ export async function selectSource(
   if (known?.[0] !== undefined && known[1] !== undefined)
     return selected(known[0], parseNarHash(known[1]), tree);
 
-  const { name, narHash } = await span(context.reporter, { type: 'hash', subject: shown }, async () => {
-    const hasher = new NarHasher();
-    const seen = observe(hasher);
-    await tree.walk(seen, context.signal);
-    if (seen.leaves === 0 && selection.include.length > 0) {
-      throw new FlkError('FLK_PACKAGE_INVALID', `include and exclude leave nothing of ${shown}`, {
-        facts: { include: selection.include.join(' '), exclude: selection.exclude.join(' ') },
-      });
-    }
-    return {
-      name: seen.isFolder ? 'source' : folder.slice(folder.lastIndexOf('/') + 1),
-      narHash: hasher.digest().narHash,
-    };
-  });
+  const { name, narHash } = await span(context.reporter, { type: 'hash', subject: shown }, () =>
+    walkMended(async () => {
+      const hasher = new NarHasher();
+      const seen = observe(hasher);
+      await tree.walk(seen);
+      if (seen.leaves === 0 && selection.include.length > 0) {
+        throw new FlkError('FLK_PACKAGE_INVALID', `include and exclude leave nothing of ${shown}`, {
+          facts: { include: selection.include.join(' '), exclude: selection.exclude.join(' ') },
+        });
+      }
+      return {
+        name: seen.isFolder ? 'source' : folder.slice(folder.lastIndexOf('/') + 1),
+        narHash: hasher.digest().narHash,
+      };
+    }),
+  );
   context.store.setMemo(key, `${name} ${narHash}`);
   return selected(name, narHash, tree);
+}
+
+/** By tree, for as long as there is a use for it. */
+const walksOf = new WeakMap<Tree, SharedWalks>();
+
+function sharedWalks(tree: Tree, signal: AbortSignal | undefined): SharedWalks {
+  const walks = walksOf.get(tree) ?? new SharedWalks(tree, signal);
+  walksOf.set(tree, walks);
+  return walks;
 }
 
 function selected(name: string, narHash: NarHash, tree: Tree): SelectedSource {
