@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import { helpText, parseCommandLine } from '../../../src/cli/command-line.ts';
-import { commands, type Flags, options } from '../../../src/cli/options.ts';
+import { commands, type Flags, type OptionRow, options } from '../../../src/cli/options.ts';
 import { thrownBy } from '../../support/errors.ts';
 
 function parsed(line: string, env: NodeJS.ProcessEnv = {}) {
@@ -51,6 +51,24 @@ describe('parseCommandLine', () => {
       [],
       { 'update-input': ['a', 'b/c'], 'allow-dirty': true },
     ],
+    ['shell a b -c sh --json -- -k', ['a', 'b'], [], { command: ['sh', '--json', '--', '-k'] }],
+    ['shell --command=sh -x', [], [], { command: ['sh', '-x'] }],
+    ['shell a -- sh -c x', ['a'], ['sh', '-c', 'x'], {}],
+    [
+      'shell -ik HOME --keep=PATH --set-env-var A b -sC d',
+      [],
+      [],
+      {
+        'ignore-env': true,
+        'keep-env-var': ['HOME', 'PATH'],
+        'set-env-var': [
+          ['A', 'b'],
+          ['C', 'd'],
+        ],
+      },
+    ],
+    ['shell --ignore-environment --unset X', [], [], { 'ignore-env': true, 'unset-env-var': ['X'] }],
+    ['build -k', [], [], { 'keep-going': true }],
     ['set a --ref=m --follows b=c', ['a'], [], { ref: 'm', follows: ['b=c'] }],
     ['add git+http://x/y --version ^1.2', ['git+http://x/y'], [], { version: '^1.2' }],
   ])('reads %s', (line, args, rest, flags) => {
@@ -164,7 +182,10 @@ describe('helpText', () => {
   });
 });
 
-it('gives each short option to one option', () => {
-  const shorts = Object.values(options).flatMap((row) => ('short' in row ? [row.short] : []));
-  expect(new Set(shorts).size).toBe(shorts.length);
+it.each(Object.entries(commands))('gives each name and letter of flk %s to one option', (_, command) => {
+  const words = command.options.flatMap((name) => {
+    const row: OptionRow = options[name];
+    return [`--${name}`, ...(row.alias ? [`--${row.alias}`] : []), ...(row.short ? [`-${row.short}`] : [])];
+  });
+  expect(words.filter((word, at) => words.indexOf(word) < at)).toEqual([]);
 });
