@@ -29,8 +29,7 @@ export const readLock: ReadLock = async (file) => {
  */
 export async function keepInputs(
   context: Context,
-  lockPath: string | undefined,
-  lock: LockFile,
+  { lockPath, lock }: { readonly lockPath: string | undefined; readonly lock: LockFile },
 ): Promise<void> {
   if (lockPath === undefined || !existsSync(lockPath)) return;
   const sources = sourcesOf(lock);

@@ -294,6 +294,10 @@ export async function writeLock(context: Context, flake: Flake, locked: Locked):
   await sayChanges(context, flake, locked);
   if (written !== undefined && written === flake.lockPath && context.flags['commit-lock-file'])
     await commitLock(context, flake, locked);
+  if (written !== undefined && written === flake.lockPath) {
+    const { keepInputs } = await import('./live-roots.ts');
+    await keepInputs(context, { lockPath: written, lock: locked.lock });
+  }
   return written;
 }
 

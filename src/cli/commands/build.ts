@@ -13,14 +13,17 @@ import {
   type NamedPackage,
 } from '../../build/instantiate.ts';
 import { type Realised, realiseAll } from '../../build/realise.ts';
+import { printFlakeRef } from '../../flake/flake-ref.ts';
 import { parseManifest } from '../../flake/manifest.ts';
 import type { StorePath } from '../../formats/store-path.ts';
 import { downloader } from '../../sources/download.ts';
+import type { ElementSource } from '../../store/profile.ts';
 import { resultLink } from '../../store/roots.ts';
 import type { Context } from '../context.ts';
 import { readPackages } from '../flake.ts';
+import { keepInputs } from '../live-roots.ts';
 import { openLockedAs } from '../locking.ts';
-import { packageOf, parseTarget, withChecks } from '../targets.ts';
+import { packageOf, parseTarget, type Target, withChecks } from '../targets.ts';
 
 /** A package that lies in the store now. */
 export interface BuiltTarget {
@@ -31,6 +34,12 @@ export interface BuiltTarget {
   readonly name: string;
   /** What `flk run` starts in the output's `bin`, where the manifest says it. */
   readonly mainProgram: string | undefined;
+}
+
+/** One that the command line named. */
+export interface NamedTarget extends BuiltTarget {
+  /** What names it again, and where it was found this time. */
+  readonly source: ElementSource;
 }
 
 export async function runBuild(context: Context): Promise<number> {
@@ -51,10 +60,11 @@ export async function runBuild(context: Context): Promise<number> {
 export async function buildTargets(
   context: Context,
   targets: readonly string[],
-): Promise<readonly BuiltTarget[]> {
+): Promise<readonly NamedTarget[]> {
   sayLocked(context);
   const flakes = new Map<string, Promise<OpenedFlake>>();
   const packages: InstantiatedPackage[] = [];
+  const sources: ElementSource[] = [];
   const failures: unknown[] = [];
   for (const target of targets) {
     const parsed = parseTarget(target, hostSystem());
@@ -62,6 +72,7 @@ export async function buildTargets(
     flakes.set(parsed.flake, opened);
     try {
       packages.push(await instantiate(await opened, packageOf(parsed, await opened)));
+      sources.push(sourceOf(parsed, await opened));
     } catch (error) {
       if (!context.flags['keep-going'] || context.signal.aborted) throw error;
       failures.push(error);
@@ -70,9 +81,24 @@ export async function buildTargets(
   const results = await realisePackages(context, packages);
   for (const result of results) if (result.status === 'rejected') failures.push(result.reason);
   if (failures.length > 0) throw allOf(failures.map(asFlkError));
+  for (const opened of flakes.values()) await keepInputs(context, await opened);
   return results.flatMap((result, i) =>
-    result.status === 'fulfilled' ? [targetOf(packages[i]!, result.value.outputs)] : [],
+    result.status === 'fulfilled'
+      ? [{ ...targetOf(packages[i]!, result.value.outputs), source: sources[i]! }]
+      : [],
   );
+}
+
+function sourceOf(
+  { kind = 'packages', name = 'default', output }: Target,
+  opened: OpenedFlake,
+): ElementSource {
+  return {
+    originalUrl: opened.originalUrl,
+    url: opened.url,
+    attrPath: `${kind}.${opened.system}.${name}`,
+    ...(output === undefined ? {} : { outputs: [output] }),
+  };
 }
 
 /** The first failure, with what the others say: two packages that need the same one fail of the same. */
@@ -101,6 +127,7 @@ export async function buildPackage(
   const planned = await instantiate(opened, request);
   const [result] = await realisePackages(context, [planned]);
   if (result?.status !== 'fulfilled') throw result?.reason;
+  await keepInputs(context, opened);
   return targetOf(planned, result.value.outputs);
 }
 
@@ -108,6 +135,11 @@ export async function buildPackage(
 export interface OpenedFlake extends InstantiationContext {
   /** Where its manifest lies on this machine; undefined where it was fetched. */
   readonly folder: string | undefined;
+  /** Likewise its flake.lock. */
+  readonly lockPath: string | undefined;
+  /** The flake as it was asked for, whole, and where that led. */
+  readonly originalUrl: string;
+  readonly url: string;
 }
 
 /** Opens a flake for a command that works on it alone. */
@@ -122,7 +154,11 @@ function sayLocked(context: Context): void {
 
 async function openPackages(context: Context, target: string): Promise<OpenedFlake> {
   const { flake, manifest, lock } = await openLockedAs(context, target, readPackages);
-  const [{ tree }, source, store] = await Promise.all([flake.tree(), context.sources(), context.store()]);
+  const [{ tree, locked }, source, store] = await Promise.all([
+    flake.tree(),
+    context.sources(),
+    context.store(),
+  ]);
   return {
     lock,
     root: { manifest: withChecks(manifest, hostSystem()), tree, dir: flake.dir },
@@ -134,6 +170,9 @@ async function openPackages(context: Context, target: string): Promise<OpenedFla
     download: downloader(context),
     signal: context.signal,
     folder: flake.manifestPath === undefined ? undefined : dirname(flake.manifestPath),
+    lockPath: flake.lockPath,
+    originalUrl: printFlakeRef(flake.ref),
+    url: printFlakeRef(locked),
   };
 }
 
@@ -159,6 +198,7 @@ export async function realisePackages(
       cores: flags.cores || availableParallelism(),
       keepGoing: flags['keep-going'],
       rebuild: flags.rebuild,
+      times: flags.times ?? 1,
       ...(flags.timeout === undefined ? {} : { timeout: flags.timeout }),
       ...(flags['max-silent-time'] === undefined ? {} : { maxSilent: flags['max-silent-time'] }),
     });
