@@ -293,6 +293,11 @@ export const errorCodes = {
     'flk cache keygen NAME makes a pair',
     'A key or its name is not what flk and Nix write: NAME:BASE64, with 32 bytes for a public key and 64 for a secret one.',
   ),
+  FLK_CACHE_LISTEN: row(
+    1,
+    '--listen HOST:PORT chooses another address',
+    'flk cannot serve a cache at this address: another program is there, it is not this machine’s, or it is not for everyone.',
+  ),
   FLK_CACHE_INVALID: row(
     4,
     'do without this cache until it is mended: --no-substitute builds instead',
@@ -347,6 +352,12 @@ export const errorCodes = {
     'A builder left something in its output that a store cannot hold: a device, a socket, a setuid file.',
   ),
   FLK_BUILD_OUTPUT_LIMIT: row(1, '', 'A builder wrote more than it may.'),
+  FLK_BUILD_LIMIT: row(1, '', 'A builder wanted more memory or more processes than it may have.'),
+  FLK_BUILD_DISK_FULL: row(
+    1,
+    'make room: flk gc removes what nothing needs',
+    'A builder was stopped before it filled the disk.',
+  ),
   FLK_BUILD_NOT_REPRODUCIBLE: row(
     1,
     '',

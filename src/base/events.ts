@@ -15,6 +15,8 @@ export type Activity =
   /** Writing a tree into the store. Progress in bytes. */
   | { readonly type: 'add'; readonly subject: string }
   | { readonly type: 'unpack'; readonly subject: string }
+  /** Packing a path and putting it into a binary cache. */
+  | { readonly type: 'push'; readonly subject: string }
   | { readonly type: 'build'; readonly name: string; readonly drvPath: string }
   /** Finding out what of a store is in use. Progress in objects: roots. */
   | { readonly type: 'find-roots'; readonly store: string }
@@ -77,7 +79,22 @@ export type Event =
   | { readonly kind: 'end'; readonly id: number; readonly outcome: 'ok' | 'failed' | 'cached' }
   /** A line a builder or a remote printed. */
   | { readonly kind: 'log'; readonly id: number; readonly line: string }
-  | { readonly kind: 'notice'; readonly notice: Notice };
+  | { readonly kind: 'notice'; readonly notice: Notice }
+  /** A client of flk's own server had its answer, or has gone. */
+  | {
+      readonly kind: 'request';
+      readonly method: string;
+      /** From the slash on, decoded. */
+      readonly address: string;
+      readonly status: number;
+      /** Of the answer's body. */
+      readonly bytes: number;
+      readonly ms: number;
+      /** The answer was cut off. */
+      readonly broken?: true;
+      /** What went wrong on this side. */
+      readonly fault?: string;
+    };
 
 export interface Reporter {
   emit(event: Event): void;

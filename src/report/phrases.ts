@@ -1,6 +1,6 @@
 /** The words for activities and notices: one place, so that every report says the same. */
-import type { Activity, Notice } from '../base/events.ts';
-import { cleanLine, formatDuration } from './text.ts';
+import type { Activity, Event, Notice } from '../base/events.ts';
+import { cleanLine, formatBytes, formatDuration } from './text.ts';
 
 /** What is being done to what: `fetching`, `git+https://…`. */
 export function activityWords(activity: Activity): { doing: string; done: string; subject: string } {
@@ -17,6 +17,8 @@ export function activityWords(activity: Activity): { doing: string; done: string
       return { doing: 'storing', done: 'stored', subject: cleanLine(activity.subject) };
     case 'unpack':
       return { doing: 'unpacking', done: 'unpacked', subject: cleanLine(activity.subject) };
+    case 'push':
+      return { doing: 'pushing', done: 'pushed', subject: cleanLine(activity.subject) };
     case 'build':
       return { doing: 'building', done: 'built', subject: cleanLine(activity.name) };
     case 'find-roots':
@@ -86,6 +88,14 @@ export function noticeWords(notice: Notice): NoticeWords {
     case 'lock-written':
       return note(`wrote ${notice.path}`);
   }
+}
+
+/** One line for a log: `GET /nix-cache-info 200 49 B 1 ms`. */
+export function requestWords(event: Extract<Event, { readonly kind: 'request' }>): string {
+  const { method, address, status, bytes, ms, broken, fault } = event;
+  const end = broken ? ' broken off' : '';
+  const line = `${method} ${address} ${status} ${formatBytes(bytes)} ${formatDuration(ms)}${end}`;
+  return cleanLine(fault === undefined ? line : `${line}: ${fault}`);
 }
 
 const warning = (text: string): NoticeWords => ({ severity: 'warning', text: cleanLine(text) });

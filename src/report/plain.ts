@@ -1,6 +1,6 @@
 /** The report for pipes, files and CI: lines that are only ever added, one per thing worth knowing. */
 import type { Event } from '../base/events.ts';
-import { activityWords, noticeWords } from './phrases.ts';
+import { activityWords, noticeWords, requestWords } from './phrases.ts';
 import { type EndedSpan, Progress, type RunningSpan } from './progress.ts';
 import type { Clock, LogOptions, Renderer, Sink } from './renderer.ts';
 import { cleanLine, formatBytes, formatDuration, type Palette } from './text.ts';
@@ -58,6 +58,9 @@ export class PlainReport implements Renderer {
         this.#line(`${severity === 'warning' ? palette.warning('warning') : palette.faint('note')}: ${text}`);
         break;
       }
+      case 'request':
+        this.#line(requestWords(event));
+        break;
       case 'progress':
         break;
     }

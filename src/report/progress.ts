@@ -109,6 +109,7 @@ export class Progress {
         return { ...entry, endedAt: now, outcome: event.outcome };
       }
       case 'notice':
+      case 'request':
         return undefined;
     }
   }

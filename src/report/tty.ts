@@ -3,7 +3,7 @@
  * terminal mode is changed, so nothing has to be restored when flk is killed.
  */
 import type { Event } from '../base/events.ts';
-import { activityWords, noticeWords } from './phrases.ts';
+import { activityWords, noticeWords, requestWords } from './phrases.ts';
 import { amountOf } from './plain.ts';
 import { type EndedSpan, Progress, type RunningSpan } from './progress.ts';
 import type { Clock, LogOptions, Renderer, Sink } from './renderer.ts';
@@ -67,6 +67,7 @@ export class TtyReport implements Renderer {
         );
     }
     if (event.kind === 'notice' && !this.#options.quiet) this.#notice(event);
+    if (event.kind === 'request' && !this.#options.quiet) this.say(requestWords(event));
     if (ended) this.#end(ended);
   }
 

@@ -17,6 +17,7 @@ const activities: { readonly [T in Activity['type']]: Extract<Activity, { type: 
   fetch: { type: 'fetch', subject: 'git+http://x/y' },
   hash: { type: 'hash', subject: '/x' },
   add: { type: 'add', subject: '/nix/store/x' },
+  push: { type: 'push', subject: 'hello-2.12' },
   unpack: { type: 'unpack', subject: 'x.tar.gz' },
   build: { type: 'build', name: 'hello', drvPath: '/nix/store/x.drv' },
   'find-roots': { type: 'find-roots', store: '/home/ada/.local/share/flk' },
@@ -50,6 +51,8 @@ const events: readonly Event[] = [
   { kind: 'end', id: 1, outcome: 'cached' },
   { kind: 'log', id: 1, line: 'x' },
   ...Object.values(notices).map((notice): Event => ({ kind: 'notice', notice })),
+  { kind: 'request', method: 'GET', address: '/nix-cache-info', status: 200, bytes: 49, ms: 1 },
+  { kind: 'request', method: 'GET', address: '/x', status: 500, bytes: 0, ms: 1, broken: true, fault: 'x' },
 ];
 
 describe('schemas/event.schema.json', () => {
