@@ -1,6 +1,7 @@
 /** Files that survive: staged beside their place, synced, renamed; and locks between processes. */
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
+import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { throwIfAborted } from './concurrency.ts';
@@ -99,37 +100,37 @@ export async function takeFileLock(
   path: string,
   { patience = 600_000, signal }: { patience?: number; signal?: AbortSignal | undefined } = {},
 ): Promise<() => Promise<void>> {
-  const owner = `${process.pid} ${await startTime(process.pid)} ${randomBytes(6).toString('hex')}\n`;
+  const owner = `${(await ownerName()).replaceAll('-', ' ')}\n`;
   const deadline = Date.now() + patience;
   for (let wait = 5; ; wait = Math.min(wait * 2, 200)) {
     if (await take(path, owner)) break;
     if (Date.now() > deadline) {
       throw new FlkError('FLK_LOCK_BUSY', `${path} is held by another flk`, {
-        facts: { holder: await holder(path) },
+        facts: { holder: holder(path) },
       });
     }
     throwIfAborted(signal);
     await sleep(wait);
   }
   return async () => {
-    if ((await readFile(path, 'utf8').catch(() => '')) === owner) await rm(path, { force: true });
+    if (readIfThere(path) === owner) rmSync(path, { force: true });
   };
 }
 
 async function take(path: string, owner: string): Promise<boolean> {
-  let handle: FileHandle | undefined;
+  // Sync: for a few bytes, a turn in the thread pool takes longer than the calls.
+  let fd: number | undefined;
   try {
-    handle = await open(path, 'wx', 0o644);
-    await handle.writeFile(owner);
+    fd = openSync(path, 'wx', 0o644);
+    writeFileSync(fd, owner);
     return true;
   } catch (error) {
-    if (systemCode(error) !== 'EEXIST') {
-      throw unwritable(path, error);
-    }
+    if (fd !== undefined) rmSync(path, { force: true });
+    if (fd !== undefined || systemCode(error) !== 'EEXIST') throw unwritable(path, error);
   } finally {
-    await handle?.close();
+    if (fd !== undefined) closeSync(fd);
   }
-  const text = await readFile(path, 'utf8').catch(() => undefined);
+  const text = readIfThere(path);
   if (text === undefined) return false;
   const [pid, started] = text.split(' ');
   // An empty file is an owner between its open and its write, or one that died there: judge it by its age.
@@ -144,11 +145,19 @@ async function take(path: string, owner: string): Promise<boolean> {
     return false;
   }
   try {
-    if ((await readFile(path, 'utf8').catch(() => undefined)) === text) await rm(path, { force: true });
+    if (readIfThere(path) === text) rmSync(path, { force: true });
   } finally {
     await rm(takeover, { force: true });
   }
   return false;
+}
+
+function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return undefined;
+  }
 }
 
 async function olderThan(path: string, age: number): Promise<boolean> {
@@ -156,8 +165,7 @@ async function olderThan(path: string, age: number): Promise<boolean> {
   return info !== undefined && Date.now() - info.mtimeMs > age;
 }
 
-const holder = async (path: string): Promise<string> =>
-  `pid ${(await readFile(path, 'utf8').catch(() => '?')).split(' ')[0]}`;
+const holder = (path: string): string => `pid ${(readIfThere(path) ?? '?').split(' ')[0]}`;
 
 /** Field 22 of /proc/PID/stat, which tells a process from a later one with the same number; `-` when it is gone. */
 export async function startTime(pid: number): Promise<string> {

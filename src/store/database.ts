@@ -87,6 +87,8 @@ export interface StoreDatabase {
   removeUnneeded(paths: readonly StorePath[]): StorePath[];
   /** Gives those that have no record and that nobody holds, and lets nobody begin to hold a path until `work` is over. */
   withUnclaimed(paths: readonly StorePath[], work: (unclaimed: readonly StorePath[]) => void): void;
+  /** What SQLite finds wrong with the file, in its words. Reads all of it. */
+  faults(): string[];
   memo(key: string): string | undefined;
   setMemo(key: string, value: string): void;
   close(): void;
@@ -191,10 +193,10 @@ class SqliteRecords implements StoreDatabase {
     );
     this.#selectClosure = connection.prepare<[string]>(
       `WITH RECURSIVE found (id) AS (
-         SELECT id FROM paths WHERE path IN (SELECT value FROM json_each(?))
+         SELECT paths.id FROM json_each(?) JOIN paths ON paths.path = value
          UNION SELECT refs.reference FROM found JOIN refs ON refs.referrer = found.id)
        SELECT json_group_array(path) AS found FROM
-         (SELECT path FROM found JOIN paths USING (id) WHERE narHash <> '${suspended}' ORDER BY path)`,
+         (SELECT path FROM found CROSS JOIN paths ON paths.id = found.id WHERE narHash <> '${suspended}' ORDER BY path)`,
     );
     this.#insertHolds = connection.prepare<[string, string]>(
       'INSERT OR IGNORE INTO holds (owner, path) SELECT ?, value FROM json_each(?)',
@@ -401,6 +403,19 @@ class SqliteRecords implements StoreDatabase {
         ),
       ),
     );
+  }
+
+  faults(): string[] {
+    return this.#guard('check', () => {
+      const integrity = this.#connection.prepare('PRAGMA integrity_check(20)').all() as readonly {
+        readonly integrity_check: string;
+      }[];
+      const dangling = this.#connection.prepare('PRAGMA foreign_key_check').all().length;
+      return [
+        ...integrity.map((row) => row.integrity_check).filter((text) => text !== 'ok'),
+        ...(dangling > 0 ? [`${dangling} rows refer to rows that are not there`] : []),
+      ];
+    });
   }
 
   memo(key: string): string | undefined {

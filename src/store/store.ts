@@ -15,7 +15,8 @@ import { beginCollection, type Collection, goneOwners } from './collection.ts';
 import { openDatabase, type StoreDatabase } from './database.ts';
 import type { PathInfo } from './path-info.ts';
 import { Places, type Stage } from './places.ts';
-import { moveTree, restoreTree, syncTrees, walkPath } from './tree-files.ts';
+import { type Entry, notValid, Registrar } from './registrar.ts';
+import { restoreTree, walkPath } from './tree-files.ts';
 
 export interface Store {
   /** The physical folder that stands for `/`: paths lie in `ROOT/nix/store`, the database in `ROOT/nix/var/flk`. */
@@ -38,17 +39,17 @@ export interface Store {
   /** A fresh folder on the store's file system, for staging; removed by `dispose`, or by the next flk when this one dies. */
   stage(): Promise<Stage>;
   /**
-   * Moves staged, canonical trees to their places and records them, all or none visible as valid. `replace`: over what is there
+   * Moves staged, canonical trees to their places and records them, all or none visible as valid. Calls at one time cost little more
+   * than one. `replace`: over what is there
    * (a corrupt path made anew).
    */
-  register(
-    entries: readonly { readonly info: PathInfo; readonly staged: string }[],
-    options?: { replace?: boolean },
-  ): Promise<void>;
+  register(entries: readonly Entry[], options?: { replace?: boolean }): Promise<void>;
   /** Runs `work` while nobody else, here or in another process, builds or writes these paths. Within, they may be locked again. */
   withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>, signal?: AbortSignal): Promise<T>;
   /** The bytes on disk against the record; throws FLK_STORE_CORRUPT. */
   verifyPath(path: StorePath): Promise<void>;
+  /** What is wrong with the store as a whole; reads the database, and no path. */
+  check(): StoreFaults;
   /** A tree over what lies on disk. */
   tree(path: StorePath): Tree;
   /** Every valid path, sorted. */
@@ -72,10 +73,14 @@ export interface Store {
   close(): void;
 }
 
-/** What a caller wants to become valid: a canonical tree on the store's own file system, and its record. */
-interface Entry {
-  readonly info: PathInfo;
-  readonly staged: string;
+/** What a kill, a full disk or somebody's hand may leave. */
+export interface StoreFaults {
+  /** Of the database's file, as SQLite words them. */
+  readonly database: readonly string[];
+  /** Paths with a record and nothing on disk, or that were being replaced when flk was killed; sorted. They are not valid. */
+  readonly missing: readonly StorePath[];
+  /** Names in the store's folder without a record; sorted. The next sweep removes them, unless they are being made valid now. */
+  readonly orphans: readonly string[];
 }
 
 /**
@@ -100,6 +105,7 @@ interface TextBatch {
 class DiskStore implements Store {
   readonly #places: Places;
   readonly #database: StoreDatabase;
+  readonly #registrar: Registrar;
   /** Texts that wait for their turn to be written. */
   #batch: TextBatch | undefined;
   #lastBatch: Promise<void> = Promise.resolve();
@@ -109,6 +115,7 @@ class DiskStore implements Store {
   constructor(places: Places, database: StoreDatabase) {
     this.#places = places;
     this.#database = database;
+    this.#registrar = new Registrar(places, database, (path) => this.query(path) !== undefined);
   }
 
   get root(): string {
@@ -239,34 +246,7 @@ class DiskStore implements Store {
 
   async register(entries: readonly Entry[], options: { replace?: boolean } = {}): Promise<void> {
     this.hold(entries.flatMap(({ info }) => [info.path, ...info.references]));
-    const among = new Set(entries.map(({ info }) => info.path));
-    for (const { info } of entries)
-      for (const reference of info.references)
-        if (!among.has(reference) && !this.query(reference)) throw notValid(reference).within(info.path);
-    const wanted = options.replace ? entries : entries.filter(({ info }) => !this.query(info.path));
-    if (wanted.length === 0) return;
-    await syncTrees(wanted.map(({ staged }) => staged));
-    // A kill between a move and the record must not leave a valid record of other bytes.
-    const recorded = wanted
-      .filter(({ info }) => this.#database.query(info.path))
-      .map(({ info }) => info.path);
-    if (recorded.length > 0) this.#database.suspend(recorded);
-    let trash: Stage | undefined;
-    try {
-      for (const { info, staged } of wanted) {
-        const place = this.physical(info.path);
-        // What lies there without a record was left by a kill; with one it is corrupt.
-        if (exists(place) && !(isFile(place) && isFile(staged))) {
-          trash ??= await this.stage();
-          moveTree(place, join(trash.path, baseNameOf(info.path)));
-        }
-        moveTree(staged, place);
-      }
-      await this.#places.sync();
-      this.#database.record(wanted.map(({ info }) => info));
-    } finally {
-      await trash?.dispose();
-    }
+    if (entries.length > 0) await this.#registrar.put(entries, options.replace ?? false);
   }
 
   withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
@@ -288,6 +268,19 @@ class DiskStore implements Store {
       throw new FlkError('FLK_STORE_CORRUPT', `${path} is not what was put there`, {
         facts: { found: narHash, wanted: info.narHash },
       });
+  }
+
+  check(): StoreFaults {
+    const records = this.#database.records();
+    const valid = new Set(this.paths());
+    const recorded = new Set(records.map(baseNameOf));
+    return {
+      database: this.#database.faults(),
+      missing: records.filter((path) => !valid.has(path)).sort(compareBytes),
+      orphans: readdirSync(this.#places.store)
+        .filter((name) => !recorded.has(name))
+        .sort(compareBytes),
+    };
   }
 
   tree(path: StorePath): Tree {
@@ -370,9 +363,3 @@ function sendFile(sink: TreeSink, contents: Buffer): void {
 }
 
 const exists = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false }) !== undefined;
-
-const isFile = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false })?.isFile() === true;
-
-function notValid(path: StorePath): FlkError {
-  return new FlkError('FLK_STORE_CORRUPT', `${path} is needed but not valid in this store`);
-}

@@ -6,7 +6,7 @@ import {
   type Dirent,
   fchmodSync,
   fstatSync,
-  fsyncSync,
+  fsync,
   futimesSync,
   lstatSync,
   lutimesSync,
@@ -26,7 +26,7 @@ import {
 } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { throwIfAborted } from '../base/concurrency.ts';
+import { limiter, throwIfAborted } from '../base/concurrency.ts';
 import { FlkError, systemCode } from '../base/errors.ts';
 import { run } from '../base/process.ts';
 import { isNodeName, maxDepth, type Tree, type TreeSink } from '../formats/nar.ts';
@@ -221,6 +221,7 @@ class DiskWalk {
 }
 
 const readSome = promisify(read);
+const sync = promisify(fsync);
 
 /** Writes a walk to a path where nothing is yet. */
 export interface TreeWriter extends TreeSink {
@@ -370,6 +371,8 @@ export async function removeTree(path: string, removing?: (info: Stats) => void)
 
 /** Trees of up to this many nodes are synced one by one: a few milliseconds, and nobody else's bytes are waited for. */
 const syncOneByOne = 64;
+/** A file system puts syncs that come at one time into one write of its journal. */
+const syncsAtOnce = 4;
 
 /**
  * Makes what lies at these paths, on one file system, last through a power cut. Node has no syncfs: for large trees `sync -f` does
@@ -386,15 +389,20 @@ export async function syncTrees(paths: readonly string[]): Promise<void> {
     );
     if (done) return;
   }
-  for (const node of few ?? listNodes(paths, Number.POSITIVE_INFINITY) ?? [])
-    writing(node, () => {
-      const fd = openSync(onDisk(node), constants.O_RDONLY | constants.O_NOFOLLOW);
-      try {
-        fsyncSync(fd);
-      } finally {
-        closeSync(fd);
-      }
-    });
+  const limit = limiter(syncsAtOnce);
+  const nodes = few ?? listNodes(paths, Number.POSITIVE_INFINITY) ?? [];
+  await Promise.all(nodes.map((node) => limit(() => syncNode(node))));
+}
+
+async function syncNode(node: BytePath): Promise<void> {
+  const fd = writing(node, () => openSync(onDisk(node), constants.O_RDONLY | constants.O_NOFOLLOW));
+  try {
+    await sync(fd);
+  } catch (error) {
+    throw unwritable(node, error);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 /** All files and folders (a symlink is a part of its folder), or undefined when there are more than `max` nodes. */
@@ -438,10 +446,14 @@ function writing<T>(path: BytePath, work: () => T): T {
   try {
     return work();
   } catch (error) {
-    throw new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${shown(path)}: ${reason(error)}`, {
-      cause: error,
-    });
+    throw unwritable(path, error);
   }
+}
+
+function unwritable(path: BytePath, error: unknown): FlkError {
+  return new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${shown(path)}: ${reason(error)}`, {
+    cause: error,
+  });
 }
 
 const reason = (error: unknown): string =>
