@@ -96,6 +96,7 @@ export const options = {
   },
   'print-out-paths': { kind: 'flag', help: 'Print the output paths on stdout' },
   rebuild: { kind: 'flag', help: 'Build again and compare with what is there' },
+  times: { kind: 'number', value: 'N', help: 'With --rebuild: how often, each time in another surrounding' },
   'keep-going': { kind: 'flag', short: 'k', help: 'After a failure, build what does not depend on it' },
   'no-sandbox': { kind: 'flag', help: 'Let builders see and change this machine' },
   'max-jobs': {
@@ -354,6 +355,7 @@ export const commands = {
       'out-link',
       'print-out-paths',
       'rebuild',
+      'times',
       ...building,
       ...locking,
       ...network,
