@@ -14,11 +14,13 @@ import { join } from 'node:path';
 import { throwIfAborted } from '../../base/concurrency.ts';
 import { FlkError, systemCode } from '../../base/errors.ts';
 import type { Reporter } from '../../base/events.ts';
-import { baseNameOf, storeDir } from '../../formats/store-path.ts';
+import { baseNameOf, type StorePath, storeDir } from '../../formats/store-path.ts';
 import type { Store } from '../../store/store.ts';
 import { bubblewrap } from './bubblewrap.ts';
+import { Confinements } from './confinement.ts';
 import type { BuildRequest, BuiltOutputs, Engine } from './engine.ts';
 import { builderEnvironment } from './environment.ts';
+import { keepBuildFolder } from './failed.ts';
 import { findTool, sandboxUnavailable, toolPath } from './host.ts';
 import type { Confined, Sandbox } from './sandbox.ts';
 import { type Ended, type Supervised, supervise } from './supervise.ts';
@@ -33,6 +35,8 @@ export interface LocalEngineOptions {
   readonly store: Pick<Store, 'physical' | 'query' | 'stage'>;
   readonly sandbox: SandboxChoice;
   readonly reporter: Reporter;
+  /** A folder on the store's file system in which the build folders of failed builds are kept; undefined: they are removed. */
+  readonly keepFailed?: string | undefined;
 }
 
 export interface LocalEngine extends Engine {
@@ -45,8 +49,16 @@ export function localEngine(options: LocalEngineOptions): LocalEngine {
 }
 
 /** Builds in the first sandbox that this machine lets us make; one that cannot be made is not tried again. */
-function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxChoice, 'none'>): LocalEngine {
-  const workshop = new Workshop(store);
+function sandboxedEngine(
+  { store, keepFailed }: LocalEngineOptions,
+  choice: Exclude<SandboxChoice, 'none'>,
+): LocalEngine {
+  const place: Place = {
+    store,
+    workshop: new Workshop(store),
+    confinements: new Confinements(),
+    keepFailed,
+  };
   let candidates: Promise<Sandbox[]> | undefined;
   const failures: { readonly sandbox: string; readonly output: readonly string[] }[] = [];
   return {
@@ -54,9 +66,9 @@ function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxC
       candidates ??= sandboxes(choice);
       const left = await candidates;
       for (let sandbox = left[0]; sandbox; sandbox = left[0]) {
-        const built = await buildIn(sandbox, { store, workshop }, request);
+        const built = await buildIn(sandbox, place, request);
         if (!('notStarted' in built)) return built;
-        if (await works(sandbox, { store, workshop }, request))
+        if (await works(sandbox, place, request))
           throw new FlkError('FLK_BUILD_FAILED', `${request.derivation.builder} could not be started`, {
             facts: { status: built.notStarted.at(-1) ?? 'no message' },
           });
@@ -65,25 +77,32 @@ function sandboxedEngine({ store }: LocalEngineOptions, choice: Exclude<SandboxC
       }
       throw await sandboxUnavailable(failures);
     },
-    close: () => workshop.close(),
+    close: () => place.workshop.close(),
   };
 }
 
+/** Where the builds of an engine are done. */
 interface Place {
   readonly store: Pick<Store, 'physical' | 'stage'>;
   readonly workshop: Workshop;
+  readonly confinements: Confinements;
+  readonly keepFailed: string | undefined;
 }
 
 function buildIn(
   sandbox: Sandbox,
-  { store, workshop }: Place,
+  place: Place,
   request: BuildRequest,
 ): Promise<BuiltOutputs | { readonly notStarted: readonly string[] }> {
-  return inStage(store, async (folder, dispose) => {
-    const scratch = await makeScratch(folder);
-    const base = await workshop.base(request.toolchain);
-    const view = await isolatedView(base, scratch, request.closure, (path) => store.physical(path));
-    const ended = await runIn(sandbox, { view, folder, cwd: '/build', workshop }, request);
+  const physical = (path: StorePath): string => place.store.physical(path);
+  return inStage(place, request, async ({ folder, scratch, dispose }) => {
+    const base = await place.workshop.base(request.toolchain);
+    const view = await isolatedView(base, scratch, request.closure, physical);
+    const ended = await run(await confined(sandbox, view, { folder, cwd: '/build' }, request), place, {
+      folder,
+      scratch,
+      request,
+    });
     if (!ended.started) {
       await dispose();
       return { notStarted: ended.lastLines };
@@ -101,13 +120,17 @@ async function works(sandbox: Sandbox, place: Place, request: BuildRequest): Pro
     args: ['-c', ':'],
     env: new Map<string, string>(),
   };
-  const tried = await buildIn(sandbox, place, {
-    ...request,
-    derivation,
-    closure: [],
-    toolchain: { kind: 'host' },
-    log: () => {},
-  });
+  const tried = await buildIn(
+    sandbox,
+    { ...place, keepFailed: undefined },
+    {
+      ...request,
+      derivation,
+      closure: [],
+      toolchain: { kind: 'host' },
+      log: () => {},
+    },
+  );
   if ('notStarted' in tried) return false;
   await tried.dispose();
   return true;
@@ -117,7 +140,8 @@ async function works(sandbox: Sandbox, place: Place, request: BuildRequest): Pro
  * Builds on the host itself: its files, its network, your user. Only /nix/store is made to be right, by a mount namespace; where
  * even that is refused, the store must really be at /nix/store.
  */
-function openEngine({ store, reporter }: LocalEngineOptions): LocalEngine {
+function openEngine({ store, reporter, keepFailed }: LocalEngineOptions): LocalEngine {
+  const confinements = new Confinements();
   let told = false;
   return {
     build: async (request) => {
@@ -130,38 +154,42 @@ function openEngine({ store, reporter }: LocalEngineOptions): LocalEngine {
       told = true;
       // Not shared: what has left the builder's group may keep its log open.
       const workshop = new Workshop(store);
-      const built = await inStage(store, async (folder, dispose) => {
-        const scratch = await makeScratch(folder);
-        if (await isAtHome(store, request)) {
-          await clearOutputs(store, scratch, request);
-          const what = { ...direct(request, scratch), output: await workshop.pipe() };
-          const ended = await run(what, folder, request);
-          assertSuccess(ended, request);
-          await moveOutputs(store, scratch.store, request);
-        } else {
-          const root = join(folder, 'root');
-          await mkdir(root);
-          const view = await hostView(
-            root,
-            await storeMounts(scratch, request.closure, (path) => store.physical(path)),
-          );
-          const unshare = await findTool('unshare');
-          if (!unshare) throw await sandboxUnavailable([], 'open');
-          const ended = await runIn(
-            utilLinux(unshare),
-            { view, folder, cwd: scratch.build, workshop },
-            request,
-          );
-          if (!ended.started)
-            throw await sandboxUnavailable([{ sandbox: 'unshare', output: ended.lastLines }], 'open');
-          assertSuccess(ended, request);
-        }
-        return { outputs: await findOutputs(scratch, request), dispose };
-      }).finally(() => workshop.close());
-      return built;
+      try {
+        return await buildOpenly({ store, workshop, confinements, keepFailed }, request);
+      } finally {
+        await workshop.close();
+      }
     },
     close: async () => {},
   };
+}
+
+function buildOpenly(
+  place: Place & { readonly store: Pick<Store, 'physical' | 'query' | 'stage'> },
+  request: BuildRequest,
+): Promise<BuiltOutputs> {
+  const { store } = place;
+  return inStage(place, request, async ({ folder, scratch, dispose }) => {
+    if (await isAtHome(store, request)) {
+      await clearOutputs(store, scratch, request);
+      const ended = await run(direct(request, scratch), place, { folder, scratch, request });
+      assertSuccess(ended, request);
+      await moveOutputs(store, scratch.store, request);
+    } else {
+      const root = join(folder, 'root');
+      await mkdir(root);
+      const mounts = await storeMounts(scratch, request.closure, (path) => store.physical(path));
+      const view = await hostView(root, mounts);
+      const unshare = await findTool('unshare');
+      if (!unshare) throw await sandboxUnavailable([], 'open');
+      const what = await confined(utilLinux(unshare), view, { folder, cwd: scratch.build }, request);
+      const ended = await run(what, place, { folder, scratch, request });
+      if (!ended.started)
+        throw await sandboxUnavailable([{ sandbox: 'unshare', output: ended.lastLines }], 'open');
+      assertSuccess(ended, request);
+    }
+    return { outputs: await findOutputs(scratch, request), dispose };
+  });
 }
 
 async function sandboxes(choice: Exclude<SandboxChoice, 'none'>): Promise<Sandbox[]> {
@@ -173,61 +201,84 @@ async function sandboxes(choice: Exclude<SandboxChoice, 'none'>): Promise<Sandbo
   return found;
 }
 
+interface Staged {
+  /** Outside the builder's reach. */
+  readonly folder: string;
+  /** In it. */
+  readonly scratch: Scratch;
+  dispose(): Promise<void>;
+}
+
 /** Gives `work` a staging folder, which goes when the work fails; else it is the result's to dispose of. */
 async function inStage<T>(
-  store: Pick<Store, 'stage'>,
-  work: (folder: string, dispose: () => Promise<void>) => Promise<T>,
+  { store, keepFailed }: Place,
+  request: BuildRequest,
+  work: (staged: Staged) => Promise<T>,
 ): Promise<T> {
   const stage = await store.stage();
+  const scratch = await makeScratch(stage.path);
   try {
-    return await work(stage.path, () => stage.dispose());
+    return await work({ folder: stage.path, scratch, dispose: () => stage.dispose() });
   } catch (error) {
+    // Where nothing can be kept, the failure itself is what counts.
+    const told =
+      keepFailed === undefined
+        ? error
+        : await keepBuildFolder(keepFailed, scratch, request, error).catch(() => error);
     await stage.dispose();
-    throw error;
+    throw told;
   }
 }
+
+/** What starts the builder in the view. */
+async function confined(
+  sandbox: Sandbox,
+  view: View,
+  { folder, cwd }: { readonly folder: string; readonly cwd: string },
+  request: BuildRequest,
+): Promise<Startable> {
+  const { builder, args } = request.derivation;
+  if (!builder.startsWith('/'))
+    throw new FlkError('FLK_DERIVATION_INVALID', `a builder must be an absolute path, not ${builder}`);
+  const inside = { argv: [builder, ...args], env: builderEnvironment(request, cwd), cwd };
+  const env = { PATH: toolPath(), LC_ALL: 'C' };
+  return { ...(await sandbox.confine(view, folder, inside)), env, cwd: folder };
+}
+
+type Startable = Confined & Pick<Supervised, 'env' | 'cwd'>;
 
 interface EndedBuild extends Ended {
   readonly started: boolean;
 }
 
-async function runIn(
-  sandbox: Sandbox,
-  {
-    view,
-    folder,
-    cwd,
-    workshop,
-  }: { readonly view: View; readonly folder: string; readonly cwd: string; readonly workshop: Workshop },
-  request: BuildRequest,
+async function run(
+  what: Startable,
+  { store, workshop, confinements }: Place,
+  { folder, scratch, request }: Pick<Staged, 'folder' | 'scratch'> & { readonly request: BuildRequest },
 ): Promise<EndedBuild> {
-  const { builder, args } = request.derivation;
-  if (!builder.startsWith('/'))
-    throw new FlkError('FLK_DERIVATION_INVALID', `a builder must be an absolute path, not ${builder}`);
-  const inside = { argv: [builder, ...args], env: builderEnvironment(request, cwd), cwd };
-  const confined = await sandbox.confine(view, folder, inside);
-  throwIfAborted(request.signal);
-  const output = await workshop.pipe();
-  const env = { PATH: toolPath(), LC_ALL: 'C' };
-  return run({ ...confined, env, cwd: folder, output }, folder, request);
-}
-
-async function run(what: Confined & Supervised, folder: string, request: BuildRequest): Promise<EndedBuild> {
+  const outputs = [...request.derivation.outputs.values()].map(({ path }) => store.physical(path));
+  const folders = [...Object.values<string>({ ...scratch }), ...outputs];
   let options: FileHandle | undefined;
+  const confinement = await confinements.of(request.limits);
   try {
     if (what.options !== undefined) {
       const file = join(folder, 'options');
       await writeFile(file, what.options);
       options = await open(file);
     }
-    const ended = await supervise(options ? { ...what, fd4: options.fd } : what, request);
+    throwIfAborted(request.signal);
+    const output = await workshop.pipe();
+    const fd4 = options ? { fd4: options.fd } : {};
+    const ended = await supervise({ ...what, ...fd4, output, confinement, folders }, request);
+    await confinement.assertWithin(ended);
     return { ...ended, started: what.started(ended.report) };
   } finally {
     await options?.close();
+    await confinement.remove();
   }
 }
 
-function direct(request: BuildRequest, scratch: Scratch) {
+function direct(request: BuildRequest, scratch: Scratch): Startable {
   return {
     program: request.derivation.builder,
     args: request.derivation.args,

@@ -4,6 +4,8 @@ import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { StringDecoder } from 'node:string_decoder';
 import { FlkError, systemCode } from '../../base/errors.ts';
+import type { Confinement } from './confinement.ts';
+import { watchDisk } from './disk-watch.ts';
 import type { BuildRequest } from './engine.ts';
 import type { OutputPipe } from './workshop.ts';
 
@@ -15,6 +17,10 @@ export interface Supervised {
   readonly cwd: string;
   /** An open file that the program finds as descriptor 4. */
   readonly fd4?: number;
+  /** What holds it to the limits on memory and processes. */
+  readonly confinement: Confinement;
+  /** What the builder can write: all of it counts for the limit on its files. */
+  readonly folders: readonly string[];
 }
 
 export interface Ended {
@@ -27,10 +33,19 @@ export interface Ended {
 }
 
 /**
- * Sets what is the same for every builder, then becomes the program: umask, no core dumps, no file larger than $1 blocks of 512
- * bytes; one pipe for stdout and stderr, so that lines keep their order.
+ * Sets what is the same for every builder, then becomes the program: umask, no core dumps, as many open files as programs are used to,
+ * no file larger than $1 blocks of 512 bytes, no more processes of this user than $2 and no more KiB of private memory each than $3
+ * (`unlimited`: as it is); then it enters the $4 groups that follow. One pipe for stdout and stderr, so that lines keep their order.
+ * Shells name the option for processes -u or -p.
  */
-const wrapper = 'umask 022; ulimit -c 0; ulimit -f "$1" 2>/dev/null || :; shift; exec "$@" 2>&1';
+const wrapper = `
+umask 022; ulimit -c 0; ulimit -S -n 1024 2>/dev/null || :; ulimit -f "$1" 2>/dev/null || :
+[ "$2" = unlimited ] || ulimit -u "$2" 2>/dev/null || ulimit -p "$2" 2>/dev/null || :
+[ "$3" = unlimited ] || ulimit -d "$3" 2>/dev/null || :
+n=$4; shift 4
+while [ "$n" -gt 0 ]; do { echo 0 > "$1"; } || exit 125; shift; n=$((n - 1)); done
+exec "$@" 2>&1
+`;
 
 /** A line longer than this is cut, so that a builder cannot fill flk's memory. */
 const maxLine = 16 * 1024;
@@ -53,7 +68,9 @@ export async function supervise(
     // Its own session: Ctrl-C reaches flk, which then ends the build as a whole.
     let child: ChildProcess;
     try {
-      child = spawn('sh', ['-c', wrapper, 'flk', fileBlocks(limits), what.program, ...what.args], {
+      const { entrances, ulimits } = what.confinement;
+      const before = [fileBlocks(limits), ...ulimits, String(entrances.length), ...entrances];
+      child = spawn('sh', ['-c', wrapper, 'flk', ...before, what.program, ...what.args], {
         cwd: what.cwd,
         env: what.env,
         detached: true,
@@ -80,6 +97,8 @@ export async function supervise(
         ? undefined
         : setTimeout(() => end(late('was silent for', maxSilent, 'maxSilent')), maxSilent * 1000);
     if (silence) timers.push(silence);
+    const { maxDiskBytes = Number.POSITIVE_INFINITY, minFreeBytes = 0 } = limits;
+    const disk = watchDisk(what.folders, { maxBytes: maxDiskBytes, minFree: minFreeBytes }, end);
     const interrupt = (): void =>
       end(new FlkError('FLK_INTERRUPTED', 'interrupted', { cause: signal?.reason }));
     signal?.addEventListener('abort', interrupt, { once: true });
@@ -112,6 +131,7 @@ export async function supervise(
     });
     const finish = (): void => {
       for (const timer of timers) clearTimeout(timer);
+      disk.stop();
       signal?.removeEventListener('abort', interrupt);
     };
     child.on('error', (error) => {
@@ -121,6 +141,8 @@ export async function supervise(
     });
     child.on('exit', () => {
       killGroup(child.pid);
+      disk.stop();
+      void what.confinement.kill();
       // Without a process namespace something may have left the group and still hold the pipes: it is not waited for.
       timers.push(setTimeout(() => [output.stream, reportPipe].map((pipe) => pipe.destroy()), grace));
     });
