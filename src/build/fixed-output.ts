@@ -26,31 +26,37 @@ export interface FixedOutputSpec {
   readonly inputSrcs: readonly StorePath[];
 }
 
+/** How a derivation says what its only output hashes to: in its output, and to Nix in its environment. */
+export function fixedAttributes({ hash, recursive }: Pick<FixedOutputSpec, 'hash' | 'recursive'>): {
+  readonly output: Pick<DerivationOutput, 'hashAlgo' | 'hash'>;
+  readonly variables: readonly (readonly [name: string, value: string])[];
+} {
+  return {
+    output: { hashAlgo: recursive ? 'r:sha256' : 'sha256', hash: toBase16(digestOf(hash)) },
+    variables: [
+      ['outputHash', hash],
+      ['outputHashAlgo', 'sha256'],
+      ['outputHashMode', recursive ? 'recursive' : 'flat'],
+    ],
+  };
+}
+
 export function fixedOutputDerivation(spec: FixedOutputSpec): {
   readonly drvPath: StorePath;
   readonly derivation: Derivation;
 } {
-  const { name, builder, hash, recursive, inputDrvs, inputSrcs } = spec;
+  const { name, builder, inputDrvs, inputSrcs } = spec;
+  const { output, variables } = fixedAttributes(spec);
   const derivation = withOutputPaths(
     name,
     {
-      outputs: new Map([
-        ['out', { hashAlgo: recursive ? 'r:sha256' : 'sha256', hash: toBase16(digestOf(hash)) }],
-      ]),
+      outputs: new Map([['out', output]]),
       inputDrvs,
       inputSrcs,
       system: 'builtin',
       builder,
       args: [],
-      env: new Map([
-        ...spec.env,
-        ['name', name],
-        ['system', 'builtin'],
-        ['builder', builder],
-        ['outputHash', hash],
-        ['outputHashAlgo', 'sha256'],
-        ['outputHashMode', recursive ? 'recursive' : 'flat'],
-      ]),
+      env: new Map([...spec.env, ['name', name], ['system', 'builtin'], ['builder', builder], ...variables]),
     },
     () => {
       throw new FlkError('FLK_INTERNAL', 'a fixed output does not depend on its inputs');

@@ -7,7 +7,6 @@ import { limiter } from '../base/concurrency.ts';
 import { nearest } from '../base/diagnostics.ts';
 import { asFlkError, FlkError } from '../base/errors.ts';
 import {
-  type AliasPackage,
   type BuiltPackage,
   type FetchedPackage,
   type MergedPackage,
@@ -15,41 +14,67 @@ import {
   type PackageRef,
   packagesFor,
   type SourceSelection,
+  type StorePathPackage,
   type Template,
   type ToolchainDeclaration,
 } from '../flake/manifest.ts';
 import { printPackageRef } from '../flake/package-ref.ts';
-import {
-  type Derivation,
-  derivationPath,
-  hashDerivationModulo,
-  withOutputPaths,
-} from '../formats/derivation.ts';
+import type { DerivationDraft } from '../formats/derivation.ts';
 import { type NarHash, parseNarHash } from '../formats/hash.ts';
 import type { Tree } from '../formats/nar.ts';
 import { isStoreName, makeSourcePath, type StorePath } from '../formats/store-path.ts';
-import { isBuiltin } from './builtin.ts';
+import { copyByContent, knownCopy } from './content-addressed.ts';
 import type { Toolchain } from './engines/engine.ts';
 import { type FetchContext, fetchDerivation, runFetch, tellHash } from './fetch.ts';
-import type { Instantiation, PlannedDerivation } from './instantiation.ts';
+import { fixedAttributes } from './fixed-output.ts';
+import type { Instantiation } from './instantiation.ts';
 import { type LockedFlake, LockedFlakes, type LockedFlakesContext } from './locked-flakes.ts';
-import { type MergePart, mergeDerivation, mergedTree, mergeKey } from './merge.ts';
-import { selectSource } from './selection.ts';
+import { type MergePart, mergeDerivation, mergeDraft, mergedTree, mergeKey } from './merge.ts';
+import { hostToolchainOf, Plan } from './plan.ts';
+import { type SelectedSource, selectSource } from './selection.ts';
 import { setupRunner } from './setup.ts';
+import {
+  assertNoCircle,
+  Inputs,
+  isPackage,
+  type Made,
+  mayRefer,
+  type NamedPackage,
+  type PackageTarget,
+  type ResolvedPackage,
+  type Step,
+  type Target,
+  targetOf,
+} from './target.ts';
+
+export type { NamedPackage } from './target.ts';
+
+/** A path in binary caches, as a `storePath` package names it. */
+export interface ClosureRequest {
+  readonly path: StorePath;
+  /** Of the path's own NAR: verified, whoever signed it. */
+  readonly narHash: NarHash;
+  /** URLs, asked in order. */
+  readonly caches: readonly string[];
+  /** One of these must have signed each path of the closure that is not proven by its content. */
+  readonly publicKeys: readonly string[];
+}
 
 export interface InstantiationContext extends LockedFlakesContext, FetchContext {
   /** `x86_64-linux`. */
   readonly system: string;
+  /** Makes a path valid, and all that it refers to. Without it no `storePath` package can be had. */
+  readonly importClosure?: (request: ClosureRequest) => Promise<void>;
+  /**
+   * Makes the outputs of a derivation valid now: name → path. Without it nothing can be built with a package that is
+   * `contentAddressed`.
+   */
+  readonly realise?: (instantiation: Instantiation) => Promise<ReadonlyMap<string, StorePath>>;
 }
-
-/** A reference to a package, not to an input's source. */
-export type NamedPackage = PackageRef & { readonly name: string };
-
-const isPackage = (ref: PackageRef): ref is NamedPackage => ref.name !== undefined;
 
 export interface InstantiatedPackage extends Instantiation {
   /** What the request names, aliases resolved. */
-  readonly declaration: Exclude<PackageDeclaration, AliasPackage>;
+  readonly declaration: Made;
   /** Names of the outputs that were asked for. */
   readonly outputs: readonly string[];
   /** Names of the derivations, as a person knows them, that see the host's tools while they are built. Sorted. */
@@ -65,53 +90,7 @@ export async function instantiate(
   context: InstantiationContext,
   request: NamedPackage,
 ): Promise<InstantiatedPackage> {
-  return new Instantiator(context).top(request);
-}
-
-/** A package, ready to be referred to. */
-type ResolvedPackage =
-  | {
-      readonly kind: 'derivation';
-      readonly drvPath: StorePath;
-      readonly derivation: Derivation;
-      readonly declaration: BuiltPackage | FetchedPackage;
-    }
-  | { readonly kind: 'source'; readonly path: StorePath; readonly merge: ComputedMerge };
-
-interface ComputedMerge {
-  readonly name: string;
-  readonly narHash: NarHash;
-  readonly parts: readonly MergePart[];
-  readonly targets: readonly Target[];
-  readonly declaration: MergedPackage;
-}
-
-/** Where a reference leads: the thing, and the text that stands for it. */
-interface Target {
-  readonly resolved: ResolvedPackage | { readonly kind: 'source'; readonly path: StorePath };
-  readonly output: string;
-  /** The store path, or a path below it. */
-  readonly path: string;
-}
-
-interface PackageTarget extends Target {
-  readonly resolved: ResolvedPackage;
-}
-
-/** What a derivation turns out to refer to while its attributes are put together. */
-class Inputs {
-  readonly drvs = new Map<StorePath, string[]>();
-  readonly srcs = new Set<StorePath>();
-
-  add({ resolved, output }: Target): void {
-    if (resolved.kind === 'source') {
-      this.srcs.add(resolved.path);
-      return;
-    }
-    const outputs = this.drvs.get(resolved.drvPath) ?? [];
-    if (!outputs.includes(output)) outputs.push(output);
-    this.drvs.set(resolved.drvPath, outputs);
-  }
+  return new Instantiator(context).instantiate(request);
 }
 
 /** Set by the phases runner or the engine; what a package put there would be lost. */
@@ -133,13 +112,20 @@ const computedVariables = new Set([
 /** Fetches for a merge at once. */
 const maxFetches = 8;
 
-class Instantiator {
+/** Of an error's trail: who asked for a package that lies deeper learns of its end, and of the beginning. */
+const mostSteps = 30;
+
+/** Instantiates packages of one locked graph; what they share is done once. */
+export class Instantiator {
   readonly #context: InstantiationContext;
   readonly #flakes: LockedFlakes;
+  readonly #plan = new Plan();
+  readonly #packages = new Map<string, ReadonlyMap<string, PackageDeclaration>>();
   readonly #resolved = new Map<string, ResolvedPackage>();
-  readonly #planned = new Map<StorePath, PlannedDerivation>();
-  readonly #sources = new Map<StorePath, () => Promise<void>>();
-  readonly #modulo = new Map<StorePath, Buffer>();
+  /** Steps that are being resolved. */
+  readonly #open = new Set<string>();
+  readonly #selected = new Map<string, Promise<SelectedSource>>();
+  readonly #copies = new Map<StorePath, StorePath>();
   readonly #fetching = limiter(maxFetches);
 
   constructor(context: InstantiationContext) {
@@ -147,68 +133,65 @@ class Instantiator {
     this.#flakes = new LockedFlakes(context);
   }
 
-  async top(request: NamedPackage): Promise<InstantiatedPackage> {
-    const { resolved, output } = await this.#package(this.#flakes.root, request, []);
-    const { declaration } = resolved.kind === 'derivation' ? resolved : resolved.merge;
-    const top = resolved.kind === 'derivation' ? resolved.drvPath : this.#planMerge(resolved.merge);
-    const derivations = new Map<StorePath, PlannedDerivation>();
-    const sources = new Map<StorePath, () => Promise<void>>();
-    const collect = (drvPath: StorePath): void => {
-      if (derivations.has(drvPath)) return;
-      const planned = this.#planned.get(drvPath)!;
-      derivations.set(drvPath, planned);
-      for (const source of planned.derivation.inputSrcs) sources.set(source, this.#sources.get(source)!);
-      for (const input of planned.derivation.inputDrvs.keys()) collect(input);
-    };
-    collect(top);
-    const hostToolchain = [...derivations.values()]
-      .filter(({ toolchain, derivation }) => toolchain.kind === 'host' && !isBuiltin(derivation))
-      .map(({ name }) => name);
+  /** See the function of the same name. */
+  async instantiate(request: NamedPackage): Promise<InstantiatedPackage> {
+    const { resolved, output } = await this.#package(this.#flakes.root, request, undefined);
+    const top =
+      resolved.kind === 'derivation' ? resolved.drvPath : (resolved.asDerivation?.() ?? resolved.path);
+    const instantiation = this.#plan.of(top);
     return {
-      top,
-      derivations,
-      sources,
-      declaration,
+      ...instantiation,
+      declaration: resolved.declaration,
       outputs: [output],
-      hostToolchain: [...new Set(hostToolchain)].sort(),
+      hostToolchain: hostToolchainOf(instantiation),
     };
   }
 
-  /** Follows a reference that stands in a flake. `trail`: the packages on the way, to find circles. */
-  async #target(from: LockedFlake, ref: PackageRef, trail: readonly string[]): Promise<Target> {
-    if (isPackage(ref)) return this.#package(from, ref, trail);
+  /** Follows a reference that stands in a flake. `step`: the package it stands in. */
+  async #target(from: LockedFlake, ref: PackageRef, step: Step): Promise<Target> {
+    if (isPackage(ref)) {
+      const target = await this.#package(from, ref, step);
+      const { resolved } = target;
+      const isByContent =
+        resolved.kind === 'derivation' &&
+        resolved.declaration.kind === 'build' &&
+        resolved.declaration.contentAddressed;
+      return isByContent ? await this.#byContent(resolved.drvPath, resolved.declaration) : target;
+    }
     const flake = this.#flakes.input(from, ref.inputs);
     const { sourcePath } = flake;
     this.#addSource(sourcePath, 'source', flake.narHash, () => flake.tree());
     const path = [sourcePath, flake.dir, ref.subpath ?? ''].filter((part) => part !== '').join('/');
-    return { resolved: { kind: 'source', path: sourcePath }, output: 'out', path };
+    return { resolved: { kind: 'source', path: sourcePath, refers: false }, output: 'out', path };
   }
 
-  async #package(from: LockedFlake, ref: NamedPackage, trail: readonly string[]): Promise<PackageTarget> {
+  async #package(from: LockedFlake, ref: NamedPackage, parent: Step | undefined): Promise<PackageTarget> {
     const flake = this.#flakes.input(from, ref.inputs);
-    const step = `${flake.label}#${ref.name}`;
-    if (trail.includes(step)) {
-      const circle = [...trail.slice(trail.indexOf(step)), step];
-      throw new FlkError('FLK_PACKAGE_CYCLE', `${step} needs itself: ${circle.join(' → ')}`);
-    }
+    const name = `${flake.label}#${ref.name}`;
+    const id = `${flake.key}#${ref.name}`;
+    const known = this.#resolved.get(id);
+    if (known !== undefined) return targetOf(known, ref.output ?? 'out', name);
+    const step: Step = { name, parent };
+    if (this.#open.has(name)) assertNoCircle(step);
+    this.#open.add(name);
     try {
       const declaration = await this.#declaration(flake, ref.name);
       if (declaration.kind === 'alias') {
         const { target } = declaration;
         if (!isPackage(target))
-          throw new FlkError('FLK_PACKAGE_INVALID', `${step} is an alias of no package`);
+          throw new FlkError('FLK_PACKAGE_INVALID', `${name} is an alias of no package`);
         const output = ref.output ?? target.output;
-        const named = output === undefined ? target : { ...target, output };
-        return await this.#package(flake, named, [...trail, step]);
+        return await this.#package(flake, output === undefined ? target : { ...target, output }, step);
       }
-      const id = `${flake.key}#${ref.name}`;
-      const known = this.#resolved.get(id);
-      const resolved = known ?? (await this.#resolve(flake, declaration, [...trail, step]));
+      const resolved = await this.#resolve(flake, declaration, step);
       this.#resolved.set(id, resolved);
-      return targetOf(resolved, ref.output ?? 'out', step);
+      return targetOf(resolved, ref.output ?? 'out', name);
     } catch (error) {
       const failure = asFlkError(error);
-      throw failure.code === 'FLK_INTERNAL' ? failure : failure.within(step);
+      const isTold = failure.trail.length < mostSteps || parent === undefined;
+      throw failure.code === 'FLK_INTERNAL' || !isTold ? failure : failure.within(name);
+    } finally {
+      this.#open.delete(name);
     }
   }
 
@@ -221,7 +204,8 @@ class Instantiator {
         facts: { found: manifest.systems.join(' '), wanted: system },
       });
     }
-    const packages = packagesFor(manifest, system);
+    const packages = this.#packages.get(flake.key) ?? packagesFor(manifest, system);
+    this.#packages.set(flake.key, packages);
     const declaration = packages.get(name);
     if (declaration !== undefined) return declaration;
     const elsewhere = [...manifest.perSystem].filter(([, own]) => own.has(name)).map(([other]) => other);
@@ -237,33 +221,25 @@ class Instantiator {
     });
   }
 
-  #resolve(
-    flake: LockedFlake,
-    declaration: Exclude<PackageDeclaration, AliasPackage>,
-    trail: readonly string[],
-  ): Promise<ResolvedPackage> {
+  async #resolve(flake: LockedFlake, declaration: Made, step: Step): Promise<ResolvedPackage> {
     switch (declaration.kind) {
       case 'build':
-        return this.#built(flake, declaration, trail);
+        return this.#built(flake, declaration, step);
       case 'fetch':
         return this.#fetched(declaration);
       case 'merge':
-        return this.#merged(flake, declaration, trail);
+        return this.#merged(flake, declaration, step);
       case 'storePath':
-        throw new FlkError('FLK_PACKAGE_INVALID', `${declaration.name} cannot be taken from a cache yet`);
+        return this.#imported(declaration);
     }
   }
 
-  async #built(
-    flake: LockedFlake,
-    declaration: BuiltPackage,
-    trail: readonly string[],
-  ): Promise<ResolvedPackage> {
+  async #built(flake: LockedFlake, declaration: BuiltPackage, step: Step): Promise<ResolvedPackage> {
     const manifest = await flake.manifest();
     const name = storeName(declaration);
     const inputs = new Inputs();
     const refer = async (ref: PackageRef): Promise<string> => {
-      const target = await this.#target(flake, ref, trail);
+      const target = await this.#target(flake, ref, step);
       inputs.add(target);
       return target.path;
     };
@@ -299,48 +275,43 @@ class Instantiator {
     if (buildInputs.length > 0) env.set('buildInputs', words('buildInputs', buildInputs));
     for (const [phase, template] of declaration.phases) env.set(phase, await render(template));
 
-    const toolchain = await this.#toolchain(
-      declaration.toolchain ?? manifest.toolchain,
-      flake,
-      trail,
-      inputs,
-    );
+    const toolchain = await this.#toolchain(declaration.toolchain ?? manifest.toolchain, flake, step, inputs);
     const setup = setupRunner(manifest.setup);
     inputs.srcs.add(setup.path);
     this.#addSource(setup.path, setup.name, setup.narHash, async () => setup.tree);
 
     const { system } = this.#context;
     const builder = '/bin/sh';
+    const { fixed } = declaration;
     env.set('name', name);
     env.set('system', system);
     env.set('builder', builder);
     env.set('toolchain', toolchain.kind === 'host' ? 'host' : toolchain.path);
     if (outputs.length > 1) env.set('outputs', outputs.join(' '));
-    const derivation = withOutputPaths(
-      name,
-      {
-        outputs: new Map(outputs.map((output) => [output, { hashAlgo: '', hash: '' }])),
-        inputDrvs: inputs.drvs,
-        inputSrcs: [...inputs.srcs].sort(),
-        system,
-        builder,
-        args: [setup.path],
-        env,
-      },
-      this.#lookup,
-    );
-    const drvPath = this.#plan(name, derivation, toolchain);
-    return { kind: 'derivation', drvPath, derivation, declaration };
+    const { output, variables } = fixed
+      ? fixedAttributes(fixed)
+      : { output: { hashAlgo: '', hash: '' }, variables: [] };
+    for (const [variable, value] of variables) env.set(variable, value);
+    const draft: DerivationDraft = {
+      outputs: new Map(outputs.map((outputName) => [outputName, output])),
+      inputDrvs: inputs.drvs,
+      inputSrcs: [...inputs.srcs].sort(),
+      system,
+      builder,
+      args: [setup.path],
+      env,
+    };
+    return { kind: 'derivation', ...this.#plan.add(name, draft, toolchain), declaration };
   }
 
   async #toolchain(
     declaration: ToolchainDeclaration | undefined,
     flake: LockedFlake,
-    trail: readonly string[],
+    step: Step,
     inputs: Inputs,
   ): Promise<Toolchain> {
     if (declaration === undefined || declaration.kind === 'host') return { kind: 'host' };
-    const target = await this.#target(flake, declaration.ref, trail);
+    const target = await this.#target(flake, declaration.ref, step);
     inputs.add(target);
     const { resolved, output, path } = target;
     if (resolved.kind === 'derivation') {
@@ -356,24 +327,84 @@ class Instantiator {
     const { urls, unpack, stripRoot, executable, hash } = declaration;
     const spec = { name: storeName(declaration), urls, unpack, stripRoot, executable };
     if (hash === undefined) return tellHash(spec, this.#context);
-    const { derivation } = fetchDerivation(spec, hash);
-    const drvPath = this.#plan(spec.name, derivation, { kind: 'host' });
+    const { drvPath, derivation } = fetchDerivation(spec, hash);
+    this.#plan.addFixed(spec.name, drvPath, derivation);
     return { kind: 'derivation', drvPath, derivation, declaration };
   }
 
-  async #merged(
-    flake: LockedFlake,
-    declaration: MergedPackage,
-    trail: readonly string[],
-  ): Promise<ResolvedPackage> {
+  #imported(declaration: StorePathPackage): ResolvedPackage {
+    const { path, narHash, caches, publicKeys, name } = declaration;
+    const { importClosure, store } = this.#context;
+    const known = store.query(path);
+    if (known !== undefined && known.narHash !== narHash)
+      throw new FlkError(
+        'FLK_NAR_HASH_MISMATCH',
+        `the store has another ${path} than the one that is pinned`,
+        {
+          facts: { found: known.narHash, wanted: narHash },
+          hint: 'correct narHash in the manifest, if you trust what the store has',
+        },
+      );
+    this.#plan.addSource(path, async () => {
+      if (importClosure === undefined)
+        throw new FlkError(
+          'FLK_PACKAGE_INVALID',
+          `${name} lies in a binary cache, and nothing here asks caches`,
+        );
+      await importClosure({ path, narHash, caches, publicKeys });
+    });
+    return { kind: 'source', path, refers: true, declaration };
+  }
+
+  /** The result of a build as a source: what is built with it depends on its content alone. */
+  async #byContent(drvPath: StorePath, declaration: BuiltPackage): Promise<PackageTarget> {
+    const { store, realise, signal } = this.#context;
+    const build = async (): Promise<StorePath> => {
+      if (realise === undefined)
+        throw new FlkError(
+          'FLK_PACKAGE_INVALID',
+          `${declaration.name} is contentAddressed: it must be built before what is built with it is known`,
+          { hint: `flk build it first` },
+        );
+      const outputs = await realise(this.#plan.of(drvPath));
+      return await copyByContent(store, drvPath, outputs.get('out')!, signal);
+    };
+    const path = this.#copies.get(drvPath) ?? knownCopy(store, drvPath) ?? (await build());
+    this.#copies.set(drvPath, path);
+    this.#plan.addSource(path, async () => {
+      const again = await build();
+      if (again !== path)
+        throw new FlkError('FLK_BUILD_NOT_REPRODUCIBLE', `${declaration.name} was built again and differs`, {
+          facts: { found: again, wanted: path },
+        });
+    });
+    return { resolved: { kind: 'source', path, refers: true, declaration }, output: 'out', path };
+  }
+
+  async #merged(flake: LockedFlake, declaration: MergedPackage, step: Step): Promise<ResolvedPackage> {
     const { store } = this.#context;
     const name = storeName(declaration);
-    const { parts, targets } = await this.#parts(flake, declaration, trail);
+    const { links } = declaration;
+    const inputs = new Inputs();
+    const parts: MergePart[] = [];
+    const targets: Target[] = [];
+    for (const { ref, priority } of declaration.parts) {
+      const target = await this.#target(flake, ref, step);
+      inputs.add(target);
+      targets.push(target);
+      parts.push({ label: printPackageRef(ref), path: target.path, priority });
+    }
+    const standsOn = () => ({ inputDrvs: inputs.drvs, inputSrcs: [...inputs.srcs].sort() });
+    if (targets.some(mayRefer)) {
+      // Its references are found once it is there, so its path cannot follow from its content.
+      const draft = mergeDraft(name, parts, links, standsOn());
+      return { kind: 'derivation', ...this.#plan.add(name, draft, { kind: 'host' }), declaration };
+    }
     const ready = async () => {
       await Promise.all(targets.map((target) => this.#ready(target)));
-      return mergedTree(store, parts, declaration.links);
+      return mergedTree(store, parts, links);
     };
-    const key = mergeKey(parts, declaration.links);
+    const key = mergeKey(parts, links);
     const known = store.memo(key);
     // One walk gives the hash and the copy in the store, which whoever asks for the hash is about to need.
     const narHash =
@@ -381,36 +412,25 @@ class Instantiator {
     if (known === undefined) store.setMemo(key, narHash);
     const path = makeSourcePath(name, narHash);
     this.#addSource(path, name, narHash, ready);
-    return { kind: 'source', path, merge: { name, narHash, parts, targets, declaration } };
-  }
-
-  async #parts(
-    flake: LockedFlake,
-    declaration: MergedPackage,
-    trail: readonly string[],
-  ): Promise<{ parts: MergePart[]; targets: Target[] }> {
-    const targets: Target[] = [];
-    const parts: MergePart[] = [];
-    for (const { ref } of declaration.parts) {
-      const target = await this.#target(flake, ref, trail);
-      const label = printPackageRef(ref);
-      if (target.resolved.kind === 'derivation' && target.resolved.declaration.kind === 'build') {
-        throw new FlkError(
-          'FLK_PACKAGE_INVALID',
-          `${label} is built: flk merges fetches and sources, not yet built packages`,
-        );
-      }
-      targets.push(target);
-      parts.push({ label, path: target.path });
-    }
-    return { parts, targets };
+    return {
+      kind: 'source',
+      path,
+      refers: false,
+      declaration,
+      // Asked for by itself it is a derivation, so that it is built, listed and kept like any other.
+      asDerivation: () => {
+        const { drvPath, derivation } = mergeDerivation(name, narHash, parts, links, standsOn());
+        this.#plan.addFixed(name, drvPath, derivation);
+        return drvPath;
+      },
+    };
   }
 
   /** Makes a part of a merge valid. */
   async #ready({ resolved }: Target): Promise<void> {
     const { store } = this.#context;
     if (resolved.kind === 'source') {
-      if (store.query(resolved.path) === undefined) await this.#sources.get(resolved.path)!();
+      if (store.query(resolved.path) === undefined) await this.#plan.makeSource(resolved.path);
       return;
     }
     const { drvPath, derivation } = resolved;
@@ -424,63 +444,25 @@ class Instantiator {
     );
   }
 
-  /** The package that was asked for is a merge: as a derivation, so that it is built, listed and kept like any other. */
-  #planMerge({ name, narHash, parts, targets, declaration }: ComputedMerge): StorePath {
-    const inputs = new Inputs();
-    for (const target of targets) inputs.add(target);
-    const { derivation } = mergeDerivation(name, narHash, parts, declaration.links, {
-      inputDrvs: inputs.drvs,
-      inputSrcs: [...inputs.srcs].sort(),
-    });
-    return this.#plan(name, derivation, { kind: 'host' });
-  }
-
-  readonly #lookup = (drvPath: StorePath): Buffer => {
-    const hash = this.#modulo.get(drvPath);
-    if (hash === undefined) throw new FlkError('FLK_INTERNAL', `${drvPath} was not instantiated`);
-    return hash;
-  };
-
-  #plan(name: string, derivation: Derivation, toolchain: Toolchain): StorePath {
-    const drvPath = derivationPath(name, derivation);
-    this.#planned.set(drvPath, { derivation, name, toolchain });
-    this.#modulo.set(drvPath, hashDerivationModulo(derivation, this.#lookup));
-    return drvPath;
-  }
-
   async #selection(flake: LockedFlake, selection: SourceSelection & { kind: 'self' }): Promise<StorePath> {
+    const key = JSON.stringify([flake.key, selection]);
+    const selected = this.#selected.get(key) ?? this.#select(flake, selection);
+    this.#selected.set(key, selected);
+    return (await selected).path;
+  }
+
+  async #select(flake: LockedFlake, selection: SourceSelection & { kind: 'self' }): Promise<SelectedSource> {
     const tree = await flake.tree();
-    const {
-      path,
-      name,
-      narHash,
-      tree: part,
-    } = await selectSource({ tree, dir: flake.dir }, selection, this.#context);
-    this.#addSource(path, name, narHash, async () => part);
-    return path;
+    const selected = await selectSource({ tree, dir: flake.dir }, selection, this.#context);
+    this.#addSource(selected.path, selected.name, selected.narHash, async () => selected.tree);
+    return selected;
   }
 
   #addSource(path: StorePath, name: string, expected: NarHash, open: () => Promise<Tree>): void {
-    if (this.#sources.has(path)) return;
-    this.#sources.set(path, async () => {
+    this.#plan.addSource(path, async () => {
       await this.#context.store.addTree(name, await open(), { expected });
     });
   }
-}
-
-function targetOf(resolved: ResolvedPackage, output: string, shown: string): PackageTarget {
-  const path =
-    resolved.kind === 'source'
-      ? output === 'out'
-        ? resolved.path
-        : undefined
-      : resolved.derivation.outputs.get(output)?.path;
-  if (path !== undefined) return { resolved, output, path };
-  const outputs = resolved.kind === 'source' ? ['out'] : [...resolved.derivation.outputs.keys()];
-  throw new FlkError('FLK_PACKAGE_UNKNOWN', `${shown} has no output ${output}`, {
-    facts: { outputs: outputs.join(' ') },
-    hint: '',
-  });
 }
 
 /** NAME[-VERSION]. */

@@ -13,7 +13,10 @@ export interface PlannedDerivation {
 }
 
 export interface Instantiation {
-  /** The `.drv` path of the package that was asked for; a key of `derivations`. */
+  /**
+   * The `.drv` path of the package that was asked for, a key of `derivations`; or, of a package that lies in a binary cache, its own
+   * path, a key of `sources`.
+   */
   readonly top: StorePath;
   /** `.drv` path → derivation: `top` and every derivation it needs, directly or not. */
   readonly derivations: ReadonlyMap<StorePath, PlannedDerivation>;

@@ -1,18 +1,21 @@
 /**
- * `merge`: one tree out of several. Folders are united; two files, or two links, at one place must be equal. Where one part has a link
- * to a folder and another a folder (`bin -> usr/bin` and `bin/`), what is in the folder goes where the link leads, as it would if
- * the parts were unpacked over one another on a system that has the link.
+ * `merge`: one tree out of several. Folders are united; two files, or two links, at one place must be equal, unless one part has a
+ * priority before the other. Where one part has a link to a folder and another a folder (`bin -> usr/bin` and `bin/`), what is in the
+ * folder goes where the link leads, as it would if the parts were unpacked over one another on a system that has the link.
  *
- * As a derivation (only when it is the package that was asked for; elsewhere its tree is a source), a fixed output with, in the
- * environment: `name`, `system` (`builtin`), `builder`, `out`, `parts` (paths, separated by spaces), `links` (JSON, link → target),
- * `outputHash` (SRI), `outputHashAlgo`, `outputHashMode`.
+ * As a derivation it has in the environment: `name`, `system` (`builtin`), `builder`, `out`, `parts` (paths, separated by spaces),
+ * `links` (JSON, link → target) and, where one is not the usual, `priorities` (numbers, in the order of `parts`). A merge of nothing
+ * but sources is a fixed output (`outputHash` in SRI, `outputHashAlgo`, `outputHashMode`), and a derivation only when it is the
+ * package that was asked for: elsewhere its tree is a source. A merge with a part that may name store paths has the output path of
+ * any build; its references are found in its bytes.
  */
 import { createHash } from 'node:crypto';
 import { lstatSync } from 'node:fs';
 import { join } from 'node:path';
 import { canonicalJson } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
-import type { Derivation } from '../formats/derivation.ts';
+import { usualPriority } from '../flake/manifest-model.ts';
+import type { Derivation, DerivationDraft } from '../formats/derivation.ts';
 import type { NarHash } from '../formats/hash.ts';
 import { NarHasher, type Tree } from '../formats/nar.ts';
 import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
@@ -21,6 +24,7 @@ import type { Store } from '../store/store.ts';
 import { restoreTree } from '../store/tree-files.ts';
 import { fixedOutputDerivation, fixedOutputOf, registerFixedOutput } from './fixed-output.ts';
 import { type FolderNode, sameContent, scan, treeOf } from './folder.ts';
+import { takeOutputs } from './outputs.ts';
 
 export const mergeBuilder = 'builtin:flk-merge';
 
@@ -29,21 +33,40 @@ export interface MergePart {
   readonly label: string;
   /** In the store, maybe below a store path. */
   readonly path: string;
+  /** Of two parts that differ at one place, the lower wins. Undefined: the usual. */
+  readonly priority?: number;
 }
 
 type Links = ReadonlyMap<string, string>;
 type Folder = FolderNode & { kind: 'directory' };
 
+/** Of all that a merge of built packages holds. */
+const maxBytes = 32 * 2 ** 30;
+
 /** What a merge is known by: equal keys give equal trees. */
 export function mergeKey(parts: readonly MergePart[], links: Links): string {
-  const text = canonicalJson({ parts: parts.map((part) => part.path), links: [...links].sort() });
+  const priorities = prioritiesOf(parts);
+  const text = canonicalJson({
+    parts: parts.map((part) => part.path),
+    links: [...links].sort(),
+    ...(priorities === undefined ? {} : { priorities }),
+  });
   return `merge-1-${createHash('sha256').update(text).digest('hex')}`;
 }
 
+/** Undefined where all are the usual. */
+function prioritiesOf(parts: readonly MergePart[]): string | undefined {
+  const priorities = parts.map(priorityOf);
+  return priorities.every((priority) => priority === usualPriority) ? undefined : priorities.join(' ');
+}
+
+const priorityOf = ({ priority = usualPriority }: MergePart): number => priority;
+
 /** The merged tree. The parts must be valid in the store. Throws FLK_PACKAGE_INVALID naming the place and both parts. */
 export function mergedTree(store: Store, parts: readonly MergePart[], links: Links): Tree {
-  const merge = new Merge();
-  for (const part of parts) {
+  const merge = new Merge(parts);
+  // Who wins comes first; the others fill in what is not there.
+  for (const part of [...parts].sort((a, b) => priorityOf(a) - priorityOf(b))) {
     const node = scan(physicalPart(store, part), part.label);
     if (node.kind !== 'directory') {
       throw new FlkError(
@@ -60,26 +83,57 @@ export function mergedTree(store: Store, parts: readonly MergePart[], links: Lin
   return treeOf(merge.root);
 }
 
+type MergeInputs = Pick<Derivation, 'inputDrvs' | 'inputSrcs'>;
+
 /** The derivation of a merge that gives the tree with this NAR hash. `inputs` are what makes or holds the parts. */
 export function mergeDerivation(
   name: string,
   hash: NarHash,
   parts: readonly MergePart[],
   links: Links,
-  inputs: Pick<Derivation, 'inputDrvs' | 'inputSrcs'>,
+  inputs: MergeInputs,
 ): ReturnType<typeof fixedOutputDerivation> {
   return fixedOutputDerivation({
     name,
     builder: mergeBuilder,
     hash,
     recursive: true,
-    env: new Map([
-      ['parts', parts.map((part) => part.path).join(' ')],
-      ['links', JSON.stringify(Object.fromEntries(links))],
-    ]),
+    env: new Map(variablesOf(parts, links)),
     inputDrvs: inputs.inputDrvs,
     inputSrcs: inputs.inputSrcs,
   });
+}
+
+/** The derivation of a merge whose tree is not known before its parts are there. */
+export function mergeDraft(
+  name: string,
+  parts: readonly MergePart[],
+  links: Links,
+  inputs: MergeInputs,
+): DerivationDraft {
+  return {
+    outputs: new Map([['out', { hashAlgo: '', hash: '' }]]),
+    inputDrvs: inputs.inputDrvs,
+    inputSrcs: inputs.inputSrcs,
+    system: 'builtin',
+    builder: mergeBuilder,
+    args: [],
+    env: new Map([
+      ...variablesOf(parts, links),
+      ['name', name],
+      ['system', 'builtin'],
+      ['builder', mergeBuilder],
+    ]),
+  };
+}
+
+function variablesOf(parts: readonly MergePart[], links: Links): [string, string][] {
+  const priorities = prioritiesOf(parts);
+  return [
+    ['parts', parts.map((part) => part.path).join(' ')],
+    ['links', JSON.stringify(Object.fromEntries(links))],
+    ...(priorities === undefined ? [] : [['priorities', priorities] satisfies [string, string]]),
+  ];
 }
 
 /** Makes the output valid; see `runBuiltin`. */
@@ -89,19 +143,29 @@ export async function runMerge(
   store: Store,
   signal?: AbortSignal,
 ): Promise<void> {
-  const { output, hash } = fixedOutputOf(drvPath, derivation);
-  const parts = (derivation.env.get('parts') ?? '')
-    .split(' ')
-    .filter((path) => path !== '')
-    .map((path) => ({ label: path, path }));
-  const links = new Map(
-    Object.entries(JSON.parse(derivation.env.get('links') ?? '{}') as Record<string, string>),
-  );
+  const { parts, links } = readVariables(drvPath, derivation);
   const stage = await store.stage();
   try {
     const staged = join(stage.path, 'tree');
     const hasher = new NarHasher();
-    await mergedTree(store, parts, links).walk(tee(restoreTree(staged), hasher), signal);
+    const writer = restoreTree(staged);
+    await mergedTree(store, parts, links)
+      .walk(tee(writer, hasher), signal)
+      .finally(() => writer.close());
+    if (derivation.outputs.get('out')?.hash === '') {
+      const closure = store.closure(parts.map(storePathOf));
+      await store.register(
+        await takeOutputs(new Map([['out', staged]]), {
+          drvPath,
+          derivation,
+          closure,
+          maxBytes,
+          ...(signal ? { signal } : {}),
+        }),
+      );
+      return;
+    }
+    const { output, hash } = fixedOutputOf(drvPath, derivation);
     const found = hasher.digest().narHash;
     if (found !== hash) {
       throw new FlkError('FLK_STORE_CORRUPT', `merging for ${output.path} gave another tree`, {
@@ -114,10 +178,37 @@ export async function runMerge(
   }
 }
 
+function readVariables(drvPath: StorePath, { env }: Derivation): { parts: MergePart[]; links: Links } {
+  const words = (name: string): string[] => (env.get(name) ?? '').split(' ').filter((word) => word !== '');
+  const priorities = words('priorities').map(Number);
+  const parts = words('parts').map((path, i) => ({
+    label: path,
+    path,
+    priority: priorities[i] ?? usualPriority,
+  }));
+  const links: unknown = JSON.parse(env.get('links') ?? '{}');
+  const isFine =
+    priorities.every(Number.isInteger) &&
+    Object.values(Object(links)).every((target) => typeof target === 'string');
+  if (!isFine) throw new FlkError('FLK_DERIVATION_INVALID', `${drvPath} is no merge that flk can make`);
+  return { parts, links: new Map(Object.entries(Object(links) as Record<string, string>)) };
+}
+
+const storePathOf = ({ path }: MergePart): StorePath =>
+  parseStorePath(
+    path
+      .split('/')
+      .slice(0, storeDir.split('/').length + 1)
+      .join('/'),
+  );
+
 /** Where a part lies on disk. No symlink on the way is followed: it could lead out of the store. */
 function physicalPart(store: Store, part: MergePart): string {
-  const [base = '', ...below] = part.path.slice(storeDir.length + 1).split('/');
-  const path: StorePath = parseStorePath(`${storeDir}/${base}`);
+  const path = storePathOf(part);
+  const below = part.path
+    .slice(path.length)
+    .split('/')
+    .filter((name) => name !== '');
   let place = store.physical(path);
   for (const name of below) {
     const info = lstatSync(join(place, name), { throwIfNoEntry: false });
@@ -131,6 +222,11 @@ function physicalPart(store: Store, part: MergePart): string {
 
 class Merge {
   readonly root: Folder = { kind: 'directory', entries: new Map(), origin: '' };
+  readonly #priorities: ReadonlyMap<string, number>;
+
+  constructor(parts: readonly MergePart[]) {
+    this.#priorities = new Map(parts.map((part) => [part.label, priorityOf(part)]));
+  }
 
   add(part: Folder): void {
     this.#unite(this.root, part, []);
@@ -151,9 +247,9 @@ class Merge {
       this.#unite(there, node, place);
     } else if (there.kind === 'file' && node.kind === 'file') {
       if (there.executable !== node.executable || !sameContent(there, node))
-        throw collision(place, there, node);
+        this.#assertBefore(place, there, node);
     } else if (there.kind === 'symlink' && node.kind === 'symlink') {
-      if (!there.target.equals(node.target)) throw collision(place, there, node);
+      if (!there.target.equals(node.target)) this.#assertBefore(place, there, node);
     } else if (there.kind === 'symlink' && node.kind === 'directory') {
       const target = this.#follow(there, place, node);
       this.#unite(target.folder, node, target.path);
@@ -162,8 +258,14 @@ class Merge {
       const target = this.#follow(node, place, there);
       this.#unite(target.folder, there, target.path);
     } else {
-      throw collision(place, there, node);
+      this.#assertBefore(place, there, node);
     }
+  }
+
+  /** What is there came from a part that wins; throws when it did not. The author's own links win over nothing: they are an error. */
+  #assertBefore(place: readonly string[], there: FolderNode, node: FolderNode): void {
+    const [first, second] = [there, node].map(({ origin }) => this.#priorities.get(origin));
+    if (first === undefined || second === undefined || first >= second) throw collision(place, there, node);
   }
 
   /**
@@ -244,6 +346,7 @@ function collision(path: readonly string[], a: FolderNode, b: FolderNode): FlkEr
     `${a.origin} and ${b.origin} both have ${shown}, and it differs`,
     {
       facts: { [a.origin]: describe(a), [b.origin]: describe(b) },
+      hint: `{ ref: "${b.origin}", priority: ${usualPriority - 1} } in merge lets ${b.origin} win`,
     },
   );
 }

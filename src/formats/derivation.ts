@@ -39,13 +39,15 @@ export type ModuloLookup = (drvPath: StorePath) => Uint8Array;
 
 /** The text of a `.drv`. Maps, sources and output names may come in any order; the text is always the same. */
 export function printDerivation(derivation: Derivation): string {
-  const inputs = [...derivation.inputDrvs].map(([path, names]): [string, readonly string[]] => [path, names]);
-  return print(derivation, inputs, false);
+  return new Printer(derivation).print(derivation.outputs, [...derivation.inputDrvs]);
 }
 
 /** What a `.drv` refers to: its input derivations and sources, sorted. */
-export function derivationReferences(derivation: Derivation): StorePath[] {
-  return [...new Set([...derivation.inputDrvs.keys(), ...derivation.inputSrcs])].sort(compareBytes);
+export function derivationReferences({
+  inputDrvs,
+  inputSrcs,
+}: Pick<Derivation, 'inputDrvs' | 'inputSrcs'>): StorePath[] {
+  return [...new Set([...inputDrvs.keys(), ...inputSrcs])].sort(compareBytes);
 }
 
 /** The path of `NAME.drv`. */
@@ -61,12 +63,42 @@ export function hashDerivationModulo(derivation: Derivation, lookup: ModuloLooku
   const fixed = fixedOutput(derivation.outputs);
   const out = derivation.outputs.get('out');
   if (fixed && out) return sha256(`fixed:out:${fixed.hashAlgo}:${fixed.hash}:${out.path}`);
-  return sha256(print(derivation, moduloInputs(derivation, lookup), false));
+  return sha256(new Printer(derivation).print(derivation.outputs, moduloInputs(derivation, lookup)));
 }
 
 /** The derivation with its output paths, in `outputs` and in the environment. Throws FLK_DERIVATION_INVALID. */
 export function withOutputPaths(name: string, draft: DerivationDraft, lookup: ModuloLookup): Derivation {
-  const paths = outputPaths(name, draft, lookup);
+  return withPaths(
+    draft,
+    outputPaths(name, draft, () => draftDigest(draft, lookup)),
+  );
+}
+
+/**
+ * What `withOutputPaths`, `derivationPath` and `hashDerivationModulo` give, one after the other, at less than half the cost: a graph
+ * has thousands. Throws FLK_DERIVATION_INVALID.
+ */
+export function finishDerivation(
+  name: string,
+  draft: DerivationDraft,
+  lookup: ModuloLookup,
+): { readonly derivation: Derivation; readonly drvPath: StorePath; readonly modulo: Buffer } {
+  const printer = new Printer(draft, true);
+  const inputs = sortedInputs(moduloInputs(draft, lookup));
+  const paths = outputPaths(name, draft, () => sha256(printer.print(undefined, inputs)));
+  const derivation = withPaths(draft, paths);
+  const text = printer.print(derivation.outputs, [...draft.inputDrvs]);
+  const drvPath = makeTextPath(`${name}.drv`, text, derivationReferences(draft));
+  const modulo = fixedOutput(draft.outputs)
+    ? hashDerivationModulo(derivation, lookup)
+    : sha256(printer.print(derivation.outputs, inputs));
+  return { derivation, drvPath, modulo };
+}
+
+const draftDigest = (draft: DerivationDraft, lookup: ModuloLookup): Buffer =>
+  sha256(new Printer(draft, true).print(undefined, moduloInputs(draft, lookup)));
+
+function withPaths(draft: DerivationDraft, paths: ReadonlyMap<string, StorePath>): Derivation {
   const outputs = new Map<string, DerivationOutput>();
   const env = new Map(draft.env);
   for (const [output, { hashAlgo, hash }] of draft.outputs) {
@@ -79,7 +111,7 @@ export function withOutputPaths(name: string, draft: DerivationDraft, lookup: Mo
 
 /** Throws FLK_DERIVATION_INVALID unless the output paths are those that the derivation's content implies. */
 export function assertOutputPaths(name: string, derivation: Derivation, lookup: ModuloLookup): void {
-  for (const [output, wanted] of outputPaths(name, derivation, lookup)) {
+  for (const [output, wanted] of outputPaths(name, derivation, () => draftDigest(derivation, lookup))) {
     const found = derivation.outputs.get(output)!.path;
     const told = derivation.env.get(output);
     if (found !== wanted || (told !== undefined && told !== wanted))
@@ -93,7 +125,12 @@ export function assertOutputPaths(name: string, derivation: Derivation, lookup: 
   }
 }
 
-function outputPaths(name: string, draft: DerivationDraft, lookup: ModuloLookup): Map<string, StorePath> {
+/** `digestOf` is asked only where the paths depend on it. */
+function outputPaths(
+  name: string,
+  draft: Pick<DerivationDraft, 'outputs'>,
+  digestOf: () => Buffer,
+): Map<string, StorePath> {
   if (draft.outputs.size === 0) throw invalid(`${name} has no outputs`);
   const fixed = fixedOutput(draft.outputs);
   if (fixed) {
@@ -102,7 +139,7 @@ function outputPaths(name: string, draft: DerivationDraft, lookup: ModuloLookup)
       throw invalid(`${name} has a fixed output whose hash is not SHA-256 in base16`);
     return new Map([['out', makeFixedOutputPath(name, hashAlgo, Buffer.from(hash, 'hex'))]]);
   }
-  const digest = sha256(print(draft, moduloInputs(draft, lookup), true));
+  const digest = digestOf();
   const paths = new Map<string, StorePath>();
   for (const [output, { hashAlgo, hash }] of draft.outputs) {
     if (hashAlgo !== '' || hash !== '') throw invalid(`${name} has a fixed output besides others`);
@@ -136,39 +173,55 @@ function moduloInputs(
   return [...byHash].map(([hash, names]) => [hash, [...names]]);
 }
 
-/** `blank`: without output paths, neither in outputs nor in the environment. */
-function print(
-  derivation: DerivationDraft | Derivation,
-  inputs: [string, readonly string[]][],
-  blank: boolean,
-): string {
-  const outputs: [string, Pick<DerivationOutput, 'hashAlgo' | 'hash'> & { readonly path?: StorePath }][] = [
-    ...derivation.outputs,
-  ];
-  const env = new Map(derivation.env);
-  if (blank) for (const [name] of outputs) env.set(name, '');
-  const fields = [
-    list(
-      outputs
-        .sort(byKey)
-        .map(
-          ([name, { path, hashAlgo, hash }]) =>
-            `(${[name, blank ? '' : (path ?? ''), hashAlgo, hash].map(quote).join(',')})`,
-        ),
-    ),
-    list(inputs.sort(byKey).map(([key, names]) => `(${quote(key)},${list(sortedSet(names).map(quote))})`)),
-    list(sortedSet(derivation.inputSrcs).map(quote)),
-    quote(derivation.system),
-    quote(derivation.builder),
-    list(derivation.args.map(quote)),
-    list([...env].sort(byKey).map(([key, value]) => `(${quote(key)},${quote(value)})`)),
-  ];
-  return `Derive(${fields.join(',')})`;
+type Inputs = readonly (readonly [string, readonly string[]])[];
+
+const sortedInputs = (inputs: Inputs): Inputs => [...inputs].sort(byKey);
+
+/** Prints one derivation, maybe more than once: what does not change between is put into words once. */
+class Printer {
+  readonly #outputs: readonly (readonly [string, Pick<DerivationOutput, 'hashAlgo' | 'hash'>])[];
+  /** From the sources to the arguments. */
+  readonly #middle: string;
+  /** Name, both of them quoted; no value where it is an output's path. */
+  readonly #env: readonly (readonly [name: string, quotedName: string, quotedValue: string | undefined])[];
+
+  /** `isDraft`: the outputs' variables are not part of `env`, or do not count. */
+  constructor(derivation: DerivationDraft, isDraft = false) {
+    const { outputs, inputSrcs, system, builder, args } = derivation;
+    this.#outputs = [...outputs].sort(byKey);
+    this.#middle = [
+      list(sortedSet(inputSrcs).map(quote)),
+      quote(system),
+      quote(builder),
+      list(args.map(quote)),
+    ].join(',');
+    const env = isDraft ? new Map(derivation.env) : derivation.env;
+    if (isDraft) for (const name of outputs.keys()) (env as Map<string, string>).set(name, '');
+    this.#env = [...env]
+      .sort(byKey)
+      .map(([name, value]) => [name, quote(name), isDraft && outputs.has(name) ? undefined : quote(value)]);
+  }
+
+  /** Without `paths`, those of the outputs are blank. */
+  print(paths: Derivation['outputs'] | undefined, inputs: Inputs): string {
+    const pathOf = (name: string): string => paths?.get(name)?.path ?? '';
+    const outputs = this.#outputs.map(
+      ([name, { hashAlgo, hash }]) => `(${[name, pathOf(name), hashAlgo, hash].map(quote).join(',')})`,
+    );
+    const sources = sortedInputs(inputs).map(
+      ([key, names]) => `(${quote(key)},${list(sortedSet(names).map(quote))})`,
+    );
+    const env = this.#env.map(
+      ([name, quotedName, quotedValue]) => `(${quotedName},${quotedValue ?? quote(pathOf(name))})`,
+    );
+    return `Derive(${list(outputs)},${list(sources)},${this.#middle},${list(env)})`;
+  }
 }
 
 const byKey = (a: readonly [string, unknown], b: readonly [string, unknown]): number =>
   compareBytes(a[0], b[0]);
-const sortedSet = (values: readonly string[]): string[] => [...new Set(values)].sort(compareBytes);
+const sortedSet = (values: readonly string[]): readonly string[] =>
+  values.length < 2 ? values : [...new Set(values)].sort(compareBytes);
 const list = (items: readonly string[]): string => `[${items.join(',')}]`;
 
 const escapes: Readonly<Record<string, string>> = {

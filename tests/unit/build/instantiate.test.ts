@@ -386,12 +386,19 @@ inputs: { extra: { url: "git+https://test.example/extra", flake: false } }
     });
   });
 
-  test('a merge of a built package is refused for now', async () => {
-    const made = await world('packages: { a: { buildPhase: x }, m: { merge: ["#a"] } }\n');
-    expect(await errorOf(make(made, 'm'))).toMatchObject({
-      code: 'FLK_PACKAGE_INVALID',
-      message: expect.stringContaining('#a'),
-    });
+  test('a merge of a built package has the output path of a build', async () => {
+    const made = await make(
+      await world(
+        'packages: { a: { buildPhase: x }, m: { merge: ["#a", { ref: "#m2", priority: 4 }] }, m2: { merge: ["#a"], links: { x: y } } }\n',
+      ),
+      'm',
+    );
+    const { derivation, name } = topOf(made);
+    expect(name).toBe('m');
+    expect(derivation).toMatchObject({ builder: 'builtin:flk-merge', system: 'builtin', args: [] });
+    expect(derivation.outputs.get('out')).toMatchObject({ hashAlgo: '', hash: '' });
+    expect(derivation.env.get('priorities')).toBe('5 4');
+    expect([...made.derivations.values()].map((planned) => planned.name).sort()).toEqual(['a', 'm', 'm2']);
   });
 });
 
