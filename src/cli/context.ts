@@ -11,7 +11,9 @@ import { colours, noColours, type Palette } from '../report/text.ts';
 import { TtyReport } from '../report/tty.ts';
 import type { FlakeRegistries } from '../sources/registry.ts';
 import type { Sources } from '../sources/source.ts';
+import type { CacheAnswers } from '../store/caches/answers.ts';
 import type { Store } from '../store/store.ts';
+import type { Substituter } from '../store/substituter.ts';
 import type { CommandName, Flags } from './options.ts';
 import type { Settings } from './settings.ts';
 
@@ -52,7 +54,7 @@ export interface Folders {
 }
 
 /** Commands that use a flake's packages, and change its lock only where they must. */
-const building: ReadonlySet<CommandName> = new Set(['build', 'run', 'shell', 'fmt']);
+const building: ReadonlySet<CommandName> = new Set(['build', 'run', 'shell', 'develop', 'fmt']);
 
 export class Context {
   readonly command: CommandName;
@@ -75,6 +77,8 @@ export class Context {
   #registries: Promise<FlakeRegistries> | undefined;
   #store: Promise<Store> | undefined;
   #settings: Promise<Settings> | undefined;
+  #substituter: Promise<Substituter | undefined> | undefined;
+  #cacheAnswers: Promise<CacheAnswers> | undefined;
 
   constructor(
     world: World,
@@ -199,8 +203,25 @@ export class Context {
     return this.#store;
   }
 
+  /** Takes from the binary caches that are set, or that the command line names; undefined where there are none. */
+  substituter(): Promise<Substituter | undefined> {
+    this.#substituter ??= import('./caches.ts').then(({ openConfiguredSubstituter }) =>
+      openConfiguredSubstituter(this),
+    );
+    return this.#substituter;
+  }
+
+  /** Opened once, closed when the command ends. */
+  cacheAnswers(): Promise<CacheAnswers> {
+    this.#cacheAnswers ??= import('./caches.ts').then(({ openCacheAnswers }) => openCacheAnswers(this));
+    return this.#cacheAnswers;
+  }
+
   /** Lets go of what was opened. */
   async dispose(): Promise<void> {
+    const answers = await this.#cacheAnswers?.catch(() => undefined);
+    this.#cacheAnswers = undefined;
+    answers?.close();
     const store = await this.#store?.catch(() => undefined);
     this.#store = undefined;
     store?.close();

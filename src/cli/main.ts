@@ -25,6 +25,7 @@ const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   build: async () => (await import('./commands/build.ts')).runBuild,
   run: async () => (await import('./commands/run.ts')).runRun,
   shell: async () => (await import('./commands/shell.ts')).runShell,
+  develop: async () => (await import('./commands/develop.ts')).runDevelop,
   fmt: async () => (await import('./commands/run.ts')).runFmt,
   metadata: async () => (await import('./commands/metadata.ts')).runMetadata,
   prefetch: async () => (await import('./commands/prefetch.ts')).runPrefetch,
@@ -33,8 +34,10 @@ const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   hash: async () => (await import('./commands/hash.ts')).runHash,
   registry: async () => (await import('./commands/registry.ts')).runRegistry,
   store: async () => (await import('./commands/store.ts')).runStore,
+  profile: async () => (await import('./commands/profile.ts')).runProfile,
   gc: async () => (await import('./commands/gc.ts')).runGc,
   'why-alive': async () => (await import('./commands/why-alive.ts')).runWhyAlive,
+  cache: async () => (await import('./commands/cache.ts')).runCache,
   explain: async () => (await import('./commands/explain.ts')).runExplain,
 };
 

@@ -16,6 +16,8 @@ export interface OptionRow {
   readonly negatable?: true;
   /** Environment variable that speaks where the command line does not. */
   readonly env?: string;
+  /** A word that may be written for 0. */
+  readonly zero?: string;
   readonly help: string;
 }
 
@@ -28,7 +30,10 @@ export const options = {
     value: 'FORMAT',
     help: 'How to report on stderr: auto, tty, plain, or json (one event a line)',
   },
-  check: { kind: 'flag', help: 'Only say whether flake.lock is up to date; no network, nothing written' },
+  check: {
+    kind: 'flag',
+    help: 'lock: only say whether flake.lock is up to date; no network, nothing written. develop: --phase check',
+  },
   flake: { kind: 'text', value: 'FLAKE', help: 'The flake to work on (default: .)' },
   version: { kind: 'text', value: 'RANGE', help: 'Take the highest tag in this semver range' },
   url: { kind: 'text', value: 'URL', help: 'Take the input from URL' },
@@ -103,14 +108,31 @@ export const options = {
     kind: 'number',
     short: 'j',
     value: 'N',
-    help: 'How many builds run at a time (default: one per core)',
+    zero: 'auto',
+    help: 'How many builds run at a time (default: auto, one per core)',
   },
-  cores: { kind: 'number', value: 'N', help: 'NIX_BUILD_CORES for builders (default: all)' },
+  cores: { kind: 'number', value: 'N', help: 'NIX_BUILD_CORES for builders (default: 0, all)' },
   timeout: { kind: 'number', value: 'SECONDS', help: 'Stop a build that runs for longer' },
   'max-silent-time': {
     kind: 'number',
     value: 'SECONDS',
     help: 'Stop a build that prints nothing for longer',
+  },
+  'max-memory': {
+    kind: 'text',
+    value: 'SIZE',
+    help: 'Memory for all processes of a build together: 4G (default: no limit)',
+  },
+  'max-processes': {
+    kind: 'number',
+    value: 'N',
+    help: 'Processes and threads of a build at a time (default: 4096)',
+  },
+  'keep-failed': {
+    kind: 'flag',
+    short: 'K',
+    negatable: true,
+    help: 'Keep the build folder of a build that fails, and say where',
   },
   command: {
     kind: 'words',
@@ -133,9 +155,19 @@ export const options = {
   },
   'unset-env-var': { kind: 'list', short: 'u', alias: 'unset', value: 'NAME', help: 'Unset this variable' },
   'set-env-var': { kind: 'pair', short: 's', value: 'NAME VALUE', help: 'Set this variable' },
+  'print-env': { kind: 'flag', help: 'Print the environment as text for a shell, or with --json' },
+  phase: { kind: 'text', value: 'NAME', help: 'Run this phase: unpack, configure, build, check or install' },
+  unpack: { kind: 'flag', help: 'The same as --phase unpack' },
+  configure: { kind: 'flag', help: 'The same as --phase configure' },
+  build: { kind: 'flag', help: 'The same as --phase build' },
+  install: { kind: 'flag', help: 'The same as --phase install' },
   format: { kind: 'text', value: 'FORMAT', help: 'base16, nix32, base64 or sri (default)' },
   from: { kind: 'text', value: 'FORMAT', help: 'Refuse hashes that are written otherwise' },
-  to: { kind: 'text', value: 'TO', help: 'hash: base16, nix32, base64 or sri (default); archive: a folder' },
+  to: {
+    kind: 'text',
+    value: 'TO',
+    help: 'hash: base16, nix32, base64 or sri (default); archive: a folder; rollback: a generation',
+  },
   'hash-algo': { kind: 'text', value: 'NAME', help: 'sha256 (default), sha512, sha1 or md5' },
   mode: { kind: 'text', value: 'MODE', help: 'nar (default), or flat: the bytes of one file' },
   name: { kind: 'text', short: 'n', value: 'NAME', help: 'What to call it (default: the last word of PATH)' },
@@ -151,12 +183,26 @@ export const options = {
   'closure-size': { kind: 'flag', short: 'S', help: 'path-info: with the size of the whole closure' },
   sigs: { kind: 'flag', help: 'path-info: with signatures, or why none is needed' },
   'json-format': { kind: 'number', value: 'N', help: 'path-info: the shape of --json, 1 (default) or 2' },
-  all: { kind: 'flag', short: 'a', help: 'All paths of the store; why-depends: all ways' },
+  all: {
+    kind: 'flag',
+    short: 'a',
+    help: 'All paths of the store; why-depends: all ways; profile: all packages',
+  },
   'no-contents': { kind: 'flag', help: 'verify: read no files' },
   'no-trust': { kind: 'flag', help: 'verify: ask for no signatures' },
   'no-check-sigs': { kind: 'flag', help: 'import: take paths on the stream’s word' },
   precise: { kind: 'flag', help: 'why-depends: with the files that hold each reference' },
   files: { kind: 'flag', help: 'diff: the files that differ between the two paths' },
+  profile: {
+    kind: 'text',
+    value: 'PROFILE',
+    help: 'The profile to work on: a name, or a path with a slash in it (default: profile)',
+  },
+  priority: {
+    kind: 'text',
+    value: 'N',
+    help: 'Where two packages have one file, the lower number wins (default: 5)',
+  },
   'older-than': {
     kind: 'text',
     value: 'AGE',
@@ -172,6 +218,26 @@ export const options = {
     env: 'FLK_STORE',
     help: 'The folder that holds the store (default: $XDG_DATA_HOME/flk)',
   },
+  substituters: {
+    kind: 'list',
+    value: 'URL',
+    help: 'A binary cache to take paths from instead of building them',
+  },
+  'trusted-public-keys': {
+    kind: 'list',
+    value: 'KEY',
+    help: 'Believe what this key, NAME:BASE64, has signed',
+  },
+  'trusted-public-key': {
+    kind: 'list',
+    value: 'KEY',
+    help: 'Believe what this key, NAME:BASE64, has signed, beside those that are set',
+  },
+  substitute: { kind: 'flag', negatable: true, help: 'Take paths from binary caches (default)' },
+  key: { kind: 'text', value: 'FILE', help: 'The secret key to sign with' },
+  'allow-host': { kind: 'flag', help: 'Push also what was built with this machine’s own programs' },
+  compression: { kind: 'text', value: 'NAME', help: 'How to pack archives: none, xz or zstd' },
+  public: { kind: 'flag', help: 'Print the public key of the secret one on stdin' },
 } as const satisfies Record<string, OptionRow>;
 
 export type OptionName = keyof typeof options;
@@ -205,8 +271,8 @@ export interface CommandRow {
   readonly options: readonly OptionName[];
 }
 
-const common = ['help', 'quiet', 'json', 'log-format'] as const satisfies readonly OptionName[];
-const network = ['offline', 'refresh', 'store'] as const satisfies readonly OptionName[];
+export const common = ['help', 'quiet', 'json', 'log-format'] as const satisfies readonly OptionName[];
+export const network = ['offline', 'refresh', 'store'] as const satisfies readonly OptionName[];
 /** For whatever looks names up and locks. */
 const sources = [
   'manifest',
@@ -223,7 +289,7 @@ const writing = [
   'no-write-lock-file',
   'output-lock-file',
 ] as const satisfies readonly OptionName[];
-const locking = [
+export const locking = [
   'locked',
   'frozen',
   'no-update-lock-file',
@@ -235,15 +301,24 @@ const locking = [
   ...sources,
 ] as const satisfies readonly OptionName[];
 const editing = ['flake', ...sources, ...network] as const satisfies readonly OptionName[];
+const substituting = [
+  'substituters',
+  'trusted-public-keys',
+  'substitute',
+] as const satisfies readonly OptionName[];
 const buildingOne = [
+  ...substituting,
   'print-build-logs',
   'no-sandbox',
   'max-jobs',
   'cores',
   'timeout',
   'max-silent-time',
+  'max-memory',
+  'max-processes',
+  'keep-failed',
 ] as const satisfies readonly OptionName[];
-const building = ['keep-going', ...buildingOne] as const satisfies readonly OptionName[];
+export const building = ['keep-going', ...buildingOne] as const satisfies readonly OptionName[];
 const environment = [
   'ignore-env',
   'keep-env-var',
@@ -263,8 +338,28 @@ const storeDetails = [
   'export [-r] PATH… > FILE                      paths as nix-store --export writes them; -r: with all they refer to',
   'import [--no-check-sigs] < FILE               paths that flk store export or nix-store --export wrote',
   'dump-path PATH > NAR, restore DIR < NAR       a path as a NAR, and a new folder from one',
+  'verify [-r] [PATH…]                           whether files are what they were; without PATH the whole store',
+  '  [--no-contents] [--no-trust]                only what is recorded; whoever signed it',
+  'repair PATH…|--all                            make broken paths anew from the caches',
+  'delete PATH…                                  remove paths that nothing keeps, and say what keeps the others',
+  'why-depends [-a] [--precise] PATH DEPENDENCY  how one leads to the other; --precise: through which files',
+  'diff [--files] BEFORE AFTER                   packages that closures differ in; --files: files of the two paths',
+  'du [-r] [PATH…]                               sizes, with and without what paths refer to',
   '',
   'PATH is a store path, a place below one, or a link such as result. docs/store.md has more.',
+].join('\n');
+
+const profileDetails = [
+  'install FLAKE#PACKAGE…        build packages and install them; also called add',
+  'remove NAME…                  take packages out',
+  'upgrade [NAME…]               lock what they were installed from anew, and build that',
+  'list                          what is installed, and from where',
+  'history                       the generations: when, how large, what was added, removed, upgraded',
+  'diff [N [M]]                  what sets two generations apart (default: the one before, and the current one)',
+  'rollback [--to N], switch N   go back to the generation before, or to any',
+  'wipe-history                  remove all generations but the current one; see --older-than and --keep',
+  '',
+  'Each change is a new generation, switched to in one step. docs/profiles.md has more.',
 ].join('\n');
 
 export const commands = {
@@ -380,6 +475,30 @@ export const commands = {
       'The shell is $SHELL, in this folder and with this environment: only PATH has the packages’ bin in front, and FLK_SHELL their\nnames. Where they need /nix/store and this machine has none, it runs in a view of this machine that has it. Exits as the\nshell or command does.',
     options: [...common, 'command', ...environment, ...buildingOne, ...locking, ...network],
   },
+  develop: {
+    args: '[FLAKE#NAME] [-- COMMAND ARGS…]',
+    min: 0,
+    max: 1,
+    rest: true,
+    summary: 'Start a shell to work on a package, with all that it is built with',
+    details:
+      'NAME is one of devShells, else a package; its inputs are built, and it is not. In a package’s shell the phases are functions\n(unpackPhase, buildPhase, …; buildAll runs all), and outputs go to ./outputs. --print-env is for direnv: docs/shells.md.\nExits as the shell or command does.',
+    options: [
+      ...common,
+      'command',
+      'print-env',
+      'phase',
+      'unpack',
+      'configure',
+      'build',
+      'check',
+      'install',
+      ...environment,
+      ...buildingOne,
+      ...locking,
+      ...network,
+    ],
+  },
   fmt: {
     args: '[PATH…] [-- ARGS…]',
     min: 0,
@@ -474,6 +593,25 @@ export const commands = {
       'What stays: result links and profiles, the inputs of flake.lock files whose flakes were built here, running programs and\nbuilds, and all that these refer to. docs/garbage.md has more.',
     options: [...common, 'older-than', 'keep', 'max-free', 'dry-run', 'print-roots', 'store'],
   },
+  profile: {
+    args: 'COMMAND [ARGUMENTS]',
+    min: 1,
+    summary: 'Install packages to stay, in generations that one can go back to',
+    details: profileDetails,
+    options: [
+      ...common,
+      'profile',
+      'priority',
+      'all',
+      'to',
+      'older-than',
+      'keep',
+      'dry-run',
+      ...building,
+      ...locking,
+      ...network,
+    ],
+  },
   'why-alive': {
     args: 'PATH…',
     min: 1,
@@ -481,6 +619,14 @@ export const commands = {
     details:
       'Every root that leads to the path, each with the shortest way. Exits with 1 where the next flk gc would remove one.',
     options: [...common, 'store'],
+  },
+  cache: {
+    args: 'keygen|push|pull|info ARGS…',
+    min: 1,
+    summary: 'Make keys for binary caches, fill them, take from them, look at them',
+    details:
+      'keygen NAME: a secret key on stdout, its public key on stderr. push URL PATH…: put paths, and all that they refer to, into\na cache. pull URL PATH…: take them from it into the store. info URL: what the cache says of itself. URL is https://…,\nfile:///FOLDER or a folder, with options as in Nix: ?priority=10&trusted=true&compression=xz.',
+    options: [...common, 'key', 'public', 'allow-host', 'compression', 'trusted-public-key', ...network],
   },
   explain: {
     args: 'CODE',

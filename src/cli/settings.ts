@@ -27,10 +27,32 @@ export interface Settings {
   /** The message of `--commit-lock-file`; empty for the usual one. */
   readonly commitLockFileSummary: string;
   readonly useRegistries: boolean;
+  /** Addresses of binary caches that are asked before anything is built. */
+  readonly substituters: readonly string[];
+  /** `NAME:base64`: whose signatures count. */
+  readonly trustedPublicKeys: readonly string[];
+  /** Whether what a cache offers has to be signed, unless it is named after its content. */
+  readonly requireSigs: boolean;
+  /** Seconds for which a cache's answer counts that it has a path; and that it has not. */
+  readonly narinfoCachePositiveTtl: number;
+  readonly narinfoCacheNegativeTtl: number;
   /** Whether flk gc leaves the derivations of what is in use. */
   readonly keepDerivations: boolean;
   /** Whether it leaves the outputs of derivations that stay. */
   readonly keepOutputs: boolean;
+  /** Seconds that a build may run, and print nothing; 0, as for all that follows: as long, or as much, as it likes. */
+  readonly timeout: number;
+  readonly maxSilentTime: number;
+  /** Bytes that a builder may print. */
+  readonly maxBuildLogSize: number;
+  /** Bytes that a build may have on disk at a time. */
+  readonly maxBuildSize: number;
+  /** Bytes of memory for all processes of a build together. */
+  readonly maxBuildMemory: number;
+  /** Processes and threads of a build at a time. */
+  readonly maxBuildProcesses: number;
+  /** Whether build folders of failed builds are kept. */
+  readonly keepFailed: boolean;
 }
 
 type Name = keyof Settings;
@@ -45,8 +67,20 @@ export const defaultSettings: Settings = {
   allowDirtyLocks: false,
   commitLockFileSummary: '',
   useRegistries: true,
+  substituters: [],
+  trustedPublicKeys: ['cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY='],
+  requireSigs: true,
+  narinfoCachePositiveTtl: 30 * 86_400,
+  narinfoCacheNegativeTtl: 3600,
   keepDerivations: true,
   keepOutputs: false,
+  timeout: 0,
+  maxSilentTime: 0,
+  maxBuildLogSize: 256 * 2 ** 20,
+  maxBuildSize: 64 * 2 ** 30,
+  maxBuildMemory: 0,
+  maxBuildProcesses: 4096,
+  keepFailed: false,
 };
 
 /** By Nix's names, the older ones too. What is not here is none of flk's business. */
@@ -62,12 +96,30 @@ const nixNames: Readonly<Record<string, Name>> = {
   'commit-lock-file-summary': 'commitLockFileSummary',
   'commit-lockfile-summary': 'commitLockFileSummary',
   'use-registries': 'useRegistries',
+  substituters: 'substituters',
+  'binary-caches': 'substituters',
+  'trusted-public-keys': 'trustedPublicKeys',
+  'binary-cache-public-keys': 'trustedPublicKeys',
+  'require-sigs': 'requireSigs',
+  'narinfo-cache-positive-ttl': 'narinfoCachePositiveTtl',
+  'narinfo-cache-negative-ttl': 'narinfoCacheNegativeTtl',
   'keep-derivations': 'keepDerivations',
   'gc-keep-derivations': 'keepDerivations',
   'keep-outputs': 'keepOutputs',
   'gc-keep-outputs': 'keepOutputs',
+  timeout: 'timeout',
+  'build-timeout': 'timeout',
+  'max-silent-time': 'maxSilentTime',
+  'build-max-silent-time': 'maxSilentTime',
+  'max-build-log-size': 'maxBuildLogSize',
+  'build-max-log-size': 'maxBuildLogSize',
+  'keep-failed': 'keepFailed',
 };
-const names = new Set<string>(Object.values(nixNames));
+/** Numbers that may be written as 4G. */
+const sizes: ReadonlySet<Name> = new Set<Name>(['maxBuildLogSize', 'maxBuildSize', 'maxBuildMemory']);
+/** Settings that are lists: `extra-NAME` of nix.conf adds to them. */
+const lists: ReadonlySet<Name> = new Set<Name>(['accessTokens', 'substituters', 'trustedPublicKeys']);
+const names = new Set<string>([...Object.keys(defaultSettings), ...Object.values(nixNames)]);
 const isName = (name: string): name is Name => names.has(name);
 
 /**
@@ -91,7 +143,7 @@ export async function readSettings(env: NodeJS.ProcessEnv): Promise<Settings> {
 function applyLine(values: Values, { name, value, file, range }: NixConfLine, home: string): void {
   const bare = name.replace(/^extra-/, '');
   const known = Object.hasOwn(nixNames, bare) ? nixNames[bare] : undefined;
-  if (known === undefined || (bare !== name && known !== 'accessTokens')) return;
+  if (known === undefined || (bare !== name && !lists.has(known))) return;
   const findings = new Findings({ path: file.path, text: withoutSecrets(file.text) });
   const fault = put(values, known, value, { home, more: bare !== name });
   if (fault === undefined) return;
@@ -115,6 +167,12 @@ function put(
       values[name] = new Map([...(more ? values[name] : []), ...pairs]);
       return undefined;
     }
+    case 'substituters':
+    case 'trustedPublicKeys': {
+      const words = text.split(/\s+/).filter((word) => word !== '');
+      values[name] = [...new Set([...(more ? values[name] : []), ...words])];
+      return undefined;
+    }
     case 'netrcFile':
     case 'sslCertFile': {
       const path = text.startsWith('~/') ? join(home, text.slice(2)) : text;
@@ -127,9 +185,17 @@ function put(
     case 'commitLockFileSummary':
       values[name] = text;
       return undefined;
-    case 'tarballTtl': {
+    case 'tarballTtl':
+    case 'narinfoCachePositiveTtl':
+    case 'narinfoCacheNegativeTtl':
+    case 'timeout':
+    case 'maxSilentTime':
+    case 'maxBuildLogSize':
+    case 'maxBuildSize':
+    case 'maxBuildMemory':
+    case 'maxBuildProcesses': {
       const number = /^(\d{1,12})([KMGT]?)$/.exec(text);
-      if (!number) return 'is not a whole number of seconds';
+      if (!number) return `is not ${kindOf(name)}`;
       values[name] = Number(number[1]) * 1024 ** ' KMGT'.indexOf(number[2] || ' ');
       return undefined;
     }
@@ -137,11 +203,26 @@ function put(
     case 'warnDirty':
     case 'allowDirtyLocks':
     case 'useRegistries':
+    case 'requireSigs':
     case 'keepDerivations':
     case 'keepOutputs':
+    case 'keepFailed':
       if (!/^(true|yes|1|false|no|0)$/.test(text)) return 'is neither true nor false';
       values[name] = /^(true|yes|1)$/.test(text);
       return undefined;
+  }
+}
+
+/** What a value of the setting is, in words. */
+function kindOf(name: Name): string {
+  if (sizes.has(name)) return 'a size: bytes, or 4G';
+  switch (typeof defaultSettings[name]) {
+    case 'boolean':
+      return 'true or false';
+    case 'number':
+      return name === 'maxBuildProcesses' ? 'a whole number' : 'a whole number of seconds';
+    default:
+      return 'a text';
   }
 }
 
@@ -171,6 +252,20 @@ async function applyConfig(values: Values, file: SourceFile, home: string): Prom
         else tokens.set(host, word);
       }
       values.accessTokens = tokens;
+    } else if (name === 'substituters' || name === 'trustedPublicKeys') {
+      const items = value.kind === 'list' ? value.items : [value];
+      const texts = items.map((item) => (item.kind === 'scalar' ? item.value : undefined));
+      const fault = texts.every((item) => typeof item === 'string')
+        ? put(values, name, texts.join(' '), { home })
+        : 'is not a list of texts';
+      if (fault !== undefined) findings.add(value.range, `${name} ${fault}`);
+    } else {
+      const scalar = value.kind === 'scalar' ? value.value : null;
+      const wanted = typeof defaultSettings[name];
+      const type = wanted === 'undefined' ? 'string' : wanted;
+      const fits = typeof scalar === type || (sizes.has(name) && typeof scalar === 'string');
+      const fault = fits ? put(values, name, String(scalar), { home }) : `is not ${kindOf(name)}`;
+      if (fault !== undefined) findings.add(value.range, `${name} ${fault}`);
     } else {
       const scalar = value.kind === 'scalar' ? value.value : null;
       const wanted = typeof defaultSettings[name];

@@ -36,11 +36,15 @@ export function downloader(options: DownloaderOptions): Downloader {
 }
 
 export interface OpenRequest {
+  /** Default GET. */
+  readonly method?: 'GET' | 'HEAD';
   readonly url: URL;
   /** For every host that redirects lead to. */
   readonly common?: Readonly<Record<string, string>>;
   /** For the URL's own origin alone: a redirect to another one goes without them. */
   readonly own?: Readonly<Record<string, string>>;
+  /** Statuses beside 2xx that are answers, too. */
+  readonly answers?: readonly number[];
 }
 
 export interface OpenedUrl {
@@ -50,7 +54,8 @@ export interface OpenedUrl {
 }
 
 /**
- * GETs a URL and follows redirects, never from https to http. The answer's status is 2xx, or 304 if `common` asks under a condition.
+ * GETs a URL and follows redirects, never from https to http. The answer's status is 2xx, one of `answers`, or 304 if `common` asks
+ * under a condition.
  * Throws FLK_NETWORK, FLK_HTTP_STATUS, also for a redirect to another kind of URL, FLK_HTTP_AUTH, FLK_INTERRUPTED.
  */
 export async function openUrl(client: HttpClient, request: OpenRequest): Promise<OpenedUrl> {
@@ -58,13 +63,14 @@ export async function openUrl(client: HttpClient, request: OpenRequest): Promise
   for (let redirects = 0; redirects <= maxRedirects; redirects++) {
     const own = url.origin === request.url.origin ? request.own : undefined;
     const response = await client.send({
-      method: 'GET',
+      method: request.method ?? 'GET',
       url,
       headers: { ...request.common, ...own },
       redirectedFrom: request.url,
     });
     const { status, headers } = response;
-    if ((status >= 200 && status < 300) || status === 304) return { response, url };
+    if ((status >= 200 && status < 300) || status === 304 || request.answers?.includes(status))
+      return { response, url };
     // Leaving the body's iterator early ends the connection.
     for await (const _ of response.body) break;
     if (![301, 302, 303, 307, 308].includes(status) || headers.location === undefined)

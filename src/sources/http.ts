@@ -7,6 +7,7 @@ import {
   type IncomingMessage,
 } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import { pipeline, Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createSecureContext, type SecureContext } from 'node:tls';
 import { type ErrorCode, type ErrorDetails, FlkError, systemCode } from '../base/errors.ts';
@@ -39,12 +40,19 @@ export interface HttpCredentials {
 }
 
 export interface HttpRequest {
-  readonly method: 'GET' | 'POST';
+  readonly method: 'GET' | 'HEAD' | 'POST' | 'PUT';
   readonly url: URL;
   readonly headers?: Readonly<Record<string, string>>;
-  readonly body?: Buffer;
+  readonly body?: Buffer | StreamedBody;
   /** Where the redirects that led here began: elsewhere than there (host, port or scheme) no credentials are sent. */
   readonly redirectedFrom?: URL;
+}
+
+/** What is sent piece by piece; opened anew where the server wants to have it again. */
+export interface StreamedBody {
+  /** Bytes. */
+  readonly length: number;
+  open(): AsyncIterable<Buffer>;
 }
 
 export interface HttpResponse {
@@ -172,17 +180,23 @@ export class HttpClient {
       outgoing.setTimeout(idleTimeout, () =>
         outgoing.destroy(new TimeoutError(`${url.host} was silent for ${seconds(idleTimeout)}`)),
       );
+      const streamed = body === undefined || Buffer.isBuffer(body) ? undefined : body;
       outgoing.on('socket', (socket) => {
         // A byte now and then is no silence.
-        const begun = setTimeout(
-          () =>
-            outgoing.destroy(
-              new TimeoutError(`${url.host} did not answer within ${seconds(2 * idleTimeout)}`),
-            ),
-          connectTimeout + 2 * idleTimeout,
-        );
-        const answered = (): void => clearTimeout(begun);
-        outgoing.once('response', answered).once('close', answered);
+        const begin = (): void => {
+          const begun = setTimeout(
+            () =>
+              outgoing.destroy(
+                new TimeoutError(`${url.host} did not answer within ${seconds(2 * idleTimeout)}`),
+              ),
+            connectTimeout + 2 * idleTimeout,
+          );
+          const answered = (): void => clearTimeout(begun);
+          outgoing.once('response', answered).once('close', answered);
+        };
+        // However long it takes to send: the answer comes after.
+        if (streamed) outgoing.once('finish', begin);
+        else begin();
         if (!socket.connecting) return;
         const timer = setTimeout(
           () =>
@@ -201,7 +215,8 @@ export class HttpClient {
           body: bodyOf(response, fail, { host: url.host, window: 10 * idleTimeout }),
         }),
       );
-      outgoing.end(body);
+      if (streamed) pipeline(Readable.from(streamed.open()), outgoing, () => {});
+      else outgoing.end(body);
     });
   }
 }

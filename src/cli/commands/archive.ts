@@ -1,6 +1,4 @@
 /** `flk archive`: a flake and the sources of all its inputs, copied to where a build finds them without the network. */
-import { resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { limiter } from '../../base/concurrency.ts';
 import { FlkError } from '../../base/errors.ts';
 import { isRelativePath, refKey } from '../../flake/flake-ref.ts';
@@ -101,21 +99,14 @@ async function copy(context: Context, trees: ReadonlyMap<StorePath, SourceTree>)
     for (const tree of trees.values()) await store.addTree('source', tree, { expected: tree.narHash });
     return;
   }
-  const { FolderCache } = await import('../../store/binary-cache.ts');
-  const cache = await FolderCache.open(folderOf(context, to));
-  const limit = limiter(parallel);
-  await Promise.all(
-    [...trees].map(([path, tree]) => limit(() => cache.add(infoOf(path, tree), tree, context.signal))),
-  );
-}
-
-function folderOf(context: Context, to: string): string {
-  if (/^file:\/\//.test(to) && URL.canParse(to)) return fileURLToPath(to);
-  if (/^[a-z][a-z0-9+-]*:/i.test(to))
-    throw new FlkError('FLK_USAGE', `flk archive does not copy to ${to}`, {
-      facts: { wanted: 'a folder, or file://FOLDER' },
-    });
-  return resolve(context.cwd, to);
+  const [{ openCache }, { pushPaths }] = await Promise.all([
+    import('../caches.ts'),
+    import('../../store/caches/push.ts'),
+  ]);
+  const { cache, packing } = await openCache(context, to);
+  const { reporter, signal } = context;
+  const pushed = [...trees].map(([path, tree]) => ({ info: infoOf(path, tree), tree }));
+  await pushPaths(cache, pushed, { packing, reporter, signal });
 }
 
 /** A source is told by its content, so it needs no signature. */

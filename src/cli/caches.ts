@@ -1,0 +1,152 @@
+/** Binary caches as the command line means them: by address, with what a person has set. */
+import { join } from 'node:path';
+import { FlkError } from '../base/errors.ts';
+import type { NarHash } from '../formats/hash.ts';
+import type { PublicKey } from '../formats/signature.ts';
+import type { StorePath } from '../formats/store-path.ts';
+import type { CacheAnswers } from '../store/caches/answers.ts';
+import { type BinaryCache, type CacheAddress, parseCacheAddress } from '../store/caches/cache.ts';
+import type { Substituter, SubstituterCache } from '../store/substituter.ts';
+import type { Context } from './context.ts';
+
+/** A cache by its address; it need not be there yet. Throws FLK_USAGE. */
+export async function openCache(context: Context, text: string): Promise<SubstituterCache & CacheAddress> {
+  const address = parseCacheAddress(text, context.cwd);
+  return { ...address, cache: await cacheAt(context, address) };
+}
+
+async function cacheAt(context: Context, { place }: CacheAddress): Promise<BinaryCache> {
+  if (place.kind === 'folder') {
+    const { FolderCache } = await import('../store/caches/folder-cache.ts');
+    return new FolderCache(place.path);
+  }
+  const [{ HttpCache }, { HttpCacheTransport }, { HttpClient }, { Credentials }, settings] =
+    await Promise.all([
+      import('../store/caches/http-cache.ts'),
+      import('../sources/cache-transport.ts'),
+      import('../sources/http.ts'),
+      import('../sources/credentials.ts'),
+      context.settings(),
+    ]);
+  const { accessTokens, netrcFile, sslCertFile } = settings;
+  const { env, reporter, signal, offline } = context;
+  const client = new HttpClient({
+    signal,
+    caFiles: sslCertFile === undefined ? [] : [sslCertFile],
+    credentials: new Credentials({ accessTokens, netrcFile, env, reporter }),
+  });
+  return new HttpCache(place.url, new HttpCacheTransport(client, { reporter, signal, offline }));
+}
+
+/** What is substituted from where nobody names a cache; undefined where nothing is. */
+export async function openConfiguredSubstituter(context: Context): Promise<Substituter | undefined> {
+  if (context.flags.substitute === false) return undefined;
+  const settings = await context.settings();
+  const { substituters, 'trusted-public-keys': keys } = context.flags;
+  const addresses = substituters.length > 0 ? words(substituters) : settings.substituters;
+  if (addresses.length === 0) return undefined;
+  return await openSubstituterOf(context, {
+    caches: addresses,
+    publicKeys: keys.length > 0 ? words(keys) : settings.trustedPublicKeys,
+    ...(settings.requireSigs ? {} : { trusted: true }),
+  });
+}
+
+/** Nix takes several in one word, too. */
+const words = (list: readonly string[]): string[] =>
+  list.flatMap((text) => text.split(/\s+/)).filter((word) => word !== '');
+
+export interface SubstituterRequest {
+  readonly caches: readonly string[];
+  /** `NAME:base64`. */
+  readonly publicKeys: readonly string[];
+  /** Takes all paths unsigned. */
+  readonly trusted?: boolean;
+  readonly expected?: ReadonlyMap<StorePath, NarHash>;
+}
+
+/** A substituter for these caches alone. Throws FLK_USAGE and FLK_KEY_INVALID. */
+export async function openSubstituterOf(context: Context, request: SubstituterRequest): Promise<Substituter> {
+  const { trusted = false, expected } = request;
+  const [{ openSubstituter }, { parsePublicKey }, store, answers] = await Promise.all([
+    import('../store/substituter.ts'),
+    import('../formats/signature.ts'),
+    context.store(),
+    context.cacheAnswers(),
+  ]);
+  const publicKeys: PublicKey[] = request.publicKeys.map(parsePublicKey);
+  const opened = await Promise.all(request.caches.map((text) => openCache(context, text)));
+  return openSubstituter({
+    store,
+    caches: opened
+      // --offline means that nobody is asked, not that it is told for each.
+      .filter(({ cache }) => cache.local || !context.offline)
+      .map((cache) => ({ ...cache, trusted: trusted || cache.trusted })),
+    publicKeys,
+    answers,
+    reporter: context.reporter,
+    signal: context.signal,
+    ...(expected === undefined ? {} : { expected }),
+  });
+}
+
+/** What caches on servers answered in earlier runs; `--refresh` asks anew. */
+export async function openCacheAnswers(context: Context): Promise<CacheAnswers> {
+  const [{ openAnswers }, settings] = await Promise.all([
+    import('../store/caches/answers.ts'),
+    context.settings(),
+  ]);
+  const { narinfoCachePositiveTtl, narinfoCacheNegativeTtl } = settings;
+  return await openAnswers(join(context.folders.cache, 'caches.sqlite'), {
+    positive: narinfoCachePositiveTtl,
+    negative: narinfoCacheNegativeTtl,
+    refresh: context.flags.refresh,
+  });
+}
+
+/** Gets a path that is pinned by its NAR hash, and all that it refers to. */
+export type ImportClosure = (wanted: {
+  readonly path: StorePath;
+  readonly narHash: NarHash;
+  readonly caches: readonly string[];
+  readonly publicKeys: readonly string[];
+}) => Promise<void>;
+
+/**
+ * For store paths that a manifest pins. Throws FLK_NAR_HASH_MISMATCH where the store or a cache has another path under that name,
+ * FLK_CACHE_UNTRUSTED where no cache has it under one of the keys, and what a substituter throws.
+ */
+export function closureImporter(context: Context): ImportClosure {
+  return async ({ path, narHash, caches, publicKeys }) => {
+    const store = await context.store();
+    store.hold([path]);
+    const known = store.query(path);
+    if (known && known.narHash !== narHash)
+      throw new FlkError(
+        'FLK_NAR_HASH_MISMATCH',
+        `the store has another ${path} than the one that is pinned`,
+        {
+          facts: { found: known.narHash, wanted: narHash },
+          hint: 'correct narHash in the manifest, if you trust what the store has',
+        },
+      );
+    if (known) return;
+    const expected = new Map([[path, narHash]]);
+    const substituter = await openSubstituterOf(context, { caches, publicKeys, expected });
+    if (await substituter.substitute(path)) return;
+    throw notOffered(context, path, caches);
+  };
+}
+
+/** Why a path that has to come from a cache does not. */
+export function notOffered(context: Context, path: StorePath, caches: readonly string[]): FlkError {
+  if (context.offline)
+    return new FlkError('FLK_OFFLINE', `${path} would have to be fetched from a binary cache`);
+  return new FlkError(
+    'FLK_CACHE_UNTRUSTED',
+    `no cache has ${path}, whole and signed by a key that you trust`,
+    {
+      facts: { caches: caches.join(' ') || 'none' },
+    },
+  );
+}
