@@ -9,7 +9,7 @@ import type { Store } from '../store/store.ts';
 import type { Substituter } from '../store/substituter.ts';
 import { BuildLog } from './build-log.ts';
 import { type BuiltinContext, isBuiltin, runBuiltin } from './builtin.ts';
-import type { BuildRequest, Engine } from './engines/engine.ts';
+import type { BuildLimits, BuildRequest, Engine } from './engines/engine.ts';
 import type { Instantiation, PlannedDerivation } from './instantiation.ts';
 import { type TakenOutput, takeOutputs } from './outputs.ts';
 import { compareWithValid } from './reproduce.ts';
@@ -40,6 +40,8 @@ export interface RealiseOptions {
   /** Bytes. */
   readonly maxOutputBytes?: number;
   readonly maxLogBytes?: number;
+  /** What builds may use of this machine. */
+  readonly caps?: Pick<BuildLimits, 'maxDiskBytes' | 'minFreeBytes' | 'maxMemory' | 'maxProcesses'>;
 }
 
 export interface Realised {
@@ -80,12 +82,16 @@ export function realiseAll(
   const realisation = new Realisation(context, united(instantiations), options);
   realisation.hold(instantiations.map(({ top }) => top));
   return Promise.allSettled(
-    instantiations.map(async (instantiation) => {
-      const { derivation } = planned(instantiation, instantiation.top);
-      await realisation.need(instantiation.top);
-      const repaired = options.rebuild ? await realisation.rebuild(instantiation.top) : false;
-      const outputs = new Map([...derivation.outputs].map(([name, { path }]) => [name, path]));
+    instantiations.map(async ({ top, derivations }) => {
       const { built, substituted } = realisation;
+      const derivation = derivations.get(top)?.derivation;
+      if (derivation === undefined) {
+        await realisation.source(top);
+        return { outputs: new Map([['out', top]]), built, substituted, repaired: false };
+      }
+      await realisation.need(top);
+      const repaired = options.rebuild ? await realisation.rebuild(top) : false;
+      const outputs = new Map([...derivation.outputs].map(([name, { path }]) => [name, path]));
       return { outputs, built, substituted, repaired };
     }),
   );
@@ -130,8 +136,8 @@ class Realisation {
   hold(tops: readonly StorePath[]): void {
     const { store } = this.#context;
     const { derivations, sources } = this.#instantiation;
-    const plans = tops.map((top) => planned(this.#instantiation, top).derivation);
-    store.hold(plans.flatMap(outputPaths));
+    const plans = tops.flatMap((top) => derivations.get(top)?.derivation ?? []);
+    store.hold([...tops.filter((top) => sources.has(top)), ...plans.flatMap(outputPaths)]);
     if (!this.#options.rebuild && plans.every((derivation) => this.#isValid(derivation))) return;
     store.hold([
       ...[...derivations].flatMap(([drvPath, { derivation }]) => [drvPath, ...outputPaths(derivation)]),
@@ -221,7 +227,7 @@ class Realisation {
     if (failures.length > 0) throw combined(name, failures);
     await Promise.all(
       [...sources].map((path) =>
-        this.#source(path).catch((error) => {
+        this.source(path).catch((error) => {
           throw asFlkError(error).within(name);
         }),
       ),
@@ -236,13 +242,14 @@ class Realisation {
       const { name, derivation } = planned(this.#instantiation, drvPath);
       await Promise.all([
         ...[...derivation.inputDrvs.keys()].map((input) => this.#record(input)),
-        ...derivation.inputSrcs.map((path) => this.#source(path)),
+        ...derivation.inputSrcs.map((path) => this.source(path)),
       ]);
       await store.addText(`${name}.drv`, printDerivation(derivation), derivationReferences(derivation));
     });
   }
 
-  #source(path: StorePath): Promise<void> {
+  /** Puts something that is known by its content into the store, once. */
+  source(path: StorePath): Promise<void> {
     return this.#sources.get(path, async () => {
       if (this.#context.store.query(path)) return;
       const make = this.#instantiation.sources.get(path);
@@ -362,13 +369,14 @@ function planned(instantiation: Plan, drvPath: StorePath): PlannedDerivation {
 const outputPaths = (derivation: Derivation): StorePath[] =>
   [...derivation.outputs.values()].map(({ path }) => path).sort(compareBytes);
 
-function limitsOf(options: RealiseOptions): BuildRequest['limits'] {
+function limitsOf(options: RealiseOptions): BuildLimits {
   const { timeout, maxSilent } = options;
   return {
     ...(timeout === undefined ? {} : { timeout }),
     ...(maxSilent === undefined ? {} : { maxSilent }),
     maxOutputBytes: options.maxOutputBytes ?? defaultMaxOutput,
     maxLogBytes: options.maxLogBytes ?? defaultMaxLog,
+    ...options.caps,
   };
 }
 

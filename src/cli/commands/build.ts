@@ -1,6 +1,5 @@
 /** `flk build`: packages of flakes, locked, instantiated, realised and linked. */
 import { existsSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
 import { dirname, resolve } from 'node:path';
 import { compareBytes } from '../../base/canonical.ts';
 import { asFlkError, FlkError } from '../../base/errors.ts';
@@ -9,9 +8,12 @@ import { localEngine } from '../../build/engines/local.ts';
 import {
   type InstantiatedPackage,
   type InstantiationContext,
+  Instantiator,
   instantiate,
   type NamedPackage,
 } from '../../build/instantiate.ts';
+import type { Instantiation } from '../../build/instantiation.ts';
+import { hostToolchainOf } from '../../build/plan.ts';
 import { type Realised, realiseAll } from '../../build/realise.ts';
 import { printFlakeRef } from '../../flake/flake-ref.ts';
 import { parseManifest } from '../../flake/manifest.ts';
@@ -19,6 +21,7 @@ import type { StorePath } from '../../formats/store-path.ts';
 import { downloader } from '../../sources/download.ts';
 import type { ElementSource } from '../../store/profile.ts';
 import { resultLink } from '../../store/roots.ts';
+import { buildOptions } from '../build-options.ts';
 import type { Context } from '../context.ts';
 import { readPackages } from '../flake.ts';
 import { keepInputs } from '../live-roots.ts';
@@ -27,7 +30,8 @@ import { packageOf, parseTarget, type Target, withChecks } from '../targets.ts';
 
 /** A package that lies in the store now. */
 export interface BuiltTarget {
-  readonly drvPath: StorePath;
+  /** Undefined for what came out of a binary cache as a path. */
+  readonly drvPath: StorePath | undefined;
   /** Those that were asked for: name → path. */
   readonly outputs: ReadonlyMap<string, StorePath>;
   /** The package's own name, aliases resolved. */
@@ -47,7 +51,10 @@ export async function runBuild(context: Context): Promise<number> {
   if (!context.flags['no-link']) await linkResults(context, built);
   const paths = built.flatMap(({ outputs }) => [...outputs.values()]);
   context.answer(
-    built.map(({ drvPath, outputs }) => ({ drvPath, outputs: Object.fromEntries(outputs) })),
+    built.map(({ drvPath, outputs }) => ({
+      ...(drvPath === undefined ? {} : { drvPath }),
+      outputs: Object.fromEntries(outputs),
+    })),
     () => (context.flags['print-out-paths'] ? paths.join('\n') : ''),
   );
   return 0;
@@ -63,16 +70,21 @@ export async function buildTargets(
 ): Promise<readonly NamedTarget[]> {
   sayLocked(context);
   const flakes = new Map<string, Promise<OpenedFlake>>();
+  /** What two packages of a flake share is looked at once. */
+  const instantiators = new Map<OpenedFlake, Instantiator>();
   const packages: InstantiatedPackage[] = [];
   const sources: ElementSource[] = [];
   const failures: unknown[] = [];
   for (const target of targets) {
     const parsed = parseTarget(target, hostSystem());
-    const opened = flakes.get(parsed.flake) ?? openPackages(context, parsed.flake);
-    flakes.set(parsed.flake, opened);
+    const opening = flakes.get(parsed.flake) ?? openPackages(context, parsed.flake);
+    flakes.set(parsed.flake, opening);
     try {
-      packages.push(await instantiate(await opened, packageOf(parsed, await opened)));
-      sources.push(sourceOf(parsed, await opened));
+      const opened = await opening;
+      const instantiator = instantiators.get(opened) ?? new Instantiator(opened);
+      instantiators.set(opened, instantiator);
+      packages.push(await instantiator.instantiate(packageOf(parsed, opened)));
+      sources.push(sourceOf(parsed, opened));
     } catch (error) {
       if (!context.flags['keep-going'] || context.signal.aborted) throw error;
       failures.push(error);
@@ -169,6 +181,8 @@ async function openPackages(context: Context, target: string): Promise<OpenedFla
     reporter: context.reporter,
     download: downloader(context),
     signal: context.signal,
+    importClosure: async (wanted) => (await import('../caches.ts')).closureImporter(context)(wanted),
+    realise: (instantiation) => realiseForOthers(context, instantiation),
     folder: flake.manifestPath === undefined ? undefined : dirname(flake.manifestPath),
     lockPath: flake.lockPath,
     originalUrl: printFlakeRef(flake.ref),
@@ -176,31 +190,42 @@ async function openPackages(context: Context, target: string): Promise<OpenedFla
   };
 }
 
+/** A package that others are built with, where its content decides what they are. */
+async function realiseForOthers(
+  context: Context,
+  instantiation: Instantiation,
+): Promise<ReadonlyMap<string, StorePath>> {
+  const hostToolchain = hostToolchainOf(instantiation);
+  const [result] = await realisePackages(context, [{ ...instantiation, hostToolchain }], { rebuild: false });
+  if (result?.status !== 'fulfilled') throw result?.reason;
+  return result.value.outputs;
+}
+
 /** Makes packages valid, all together, and says which see this machine's tools. Results in the order given. */
 export async function realisePackages(
   context: Context,
-  packages: readonly InstantiatedPackage[],
+  packages: readonly (Instantiation & Pick<InstantiatedPackage, 'hostToolchain'>)[],
+  { rebuild }: { readonly rebuild: boolean } = context.flags,
 ): Promise<PromiseSettledResult<Realised>[]> {
   const { flags, reporter, signal } = context;
   const store = await context.store();
   const toBuild = packages.filter(
     ({ top, derivations }) =>
-      flags.rebuild ||
-      [...derivations.get(top)!.derivation.outputs.values()].some(({ path }) => !store.query(path)),
+      rebuild ||
+      [...(derivations.get(top)?.derivation.outputs.values() ?? [])].some(({ path }) => !store.query(path)),
   );
   const impure = [...new Set(toBuild.flatMap(({ hostToolchain }) => hostToolchain))].sort(compareBytes);
   if (impure.length > 0)
     reporter.emit({ kind: 'notice', notice: { type: 'host-toolchain', packages: impure } });
-  const engine = localEngine({ store, reporter, sandbox: flags['no-sandbox'] ? 'none' : 'auto' });
+  const { keepFailed, ...options } = await buildOptions(context);
+  const sandbox = flags['no-sandbox'] ? 'none' : 'auto';
+  const engine = localEngine({ store, reporter, sandbox, keepFailed });
   try {
     return await realiseAll({ store, engine, reporter, download: downloader(context), signal }, packages, {
-      jobs: flags['max-jobs'] ?? availableParallelism(),
-      cores: flags.cores || availableParallelism(),
+      ...options,
       keepGoing: flags['keep-going'],
-      rebuild: flags.rebuild,
+      rebuild,
       times: flags.times ?? 1,
-      ...(flags.timeout === undefined ? {} : { timeout: flags.timeout }),
-      ...(flags['max-silent-time'] === undefined ? {} : { maxSilent: flags['max-silent-time'] }),
     });
   } finally {
     await engine.close();
@@ -209,7 +234,7 @@ export async function realisePackages(
 
 function targetOf(planned: InstantiatedPackage, outputs: ReadonlyMap<string, StorePath>): BuiltTarget {
   return {
-    drvPath: planned.top,
+    drvPath: planned.derivations.has(planned.top) ? planned.top : undefined,
     outputs: new Map(planned.outputs.map((output) => [output, pathOf(outputs, output)])),
     name: planned.declaration.name,
     mainProgram: planned.declaration.meta.mainProgram,
