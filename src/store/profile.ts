@@ -137,8 +137,8 @@ export function versionOf({ storePaths }: ProfileElement): string {
   return [...versions].sort().join(', ');
 }
 
-/** Byte for byte as Nix prints it, so that equal profiles are one store path. */
-function printManifest(manifest: ProfileManifest): string {
+/** The manifest's own JSON. */
+export function manifestJson(manifest: ProfileManifest): Json {
   const elements = Object.create(null) as Record<string, Json>;
   for (const [name, { active, priority, storePaths, source }] of manifest)
     elements[name] = {
@@ -154,8 +154,12 @@ function printManifest(manifest: ProfileManifest): string {
             url: source.url,
           }),
     };
-  return JSON.stringify(JSON.parse(canonicalJson({ elements, version: 3 })));
+  return { elements, version: 3 };
 }
+
+/** Byte for byte as Nix prints it, so that equal profiles are one store path. */
+const printManifest = (manifest: ProfileManifest): string =>
+  JSON.stringify(JSON.parse(canonicalJson(manifestJson(manifest))));
 
 /** Puts the environment of these elements into the store. Their paths must be valid and held. Throws FLK_PROFILE_COLLISION. */
 export async function buildEnvironment(store: Store, manifest: ProfileManifest): Promise<StorePath> {
