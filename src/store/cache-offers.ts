@@ -26,6 +26,8 @@ export interface Offer {
   readonly immutable?: true;
   /** The bytes from `from` up to `to`; all of them where there is no size. */
   read(from: number, to: number): AsyncIterable<Buffer>;
+  /** In place of `read`, where something is open already. */
+  readonly discard?: () => void;
 }
 
 export interface CacheOffers {
@@ -52,7 +54,7 @@ export interface StoreOfferOptions extends OfferOptions {
   /** Default none. */
   readonly compression?: ServedCompression;
   /** The log of a derivation's build, by `HASH-NAME.drv`. */
-  readonly readLog?: (name: string) => Promise<Buffer | undefined>;
+  readonly readLog?: (name: string) => Promise<Readable | undefined>;
 }
 
 const types = {
@@ -115,7 +117,7 @@ export function storeOffers(leases: Leases, options: StoreOfferOptions = {}): Ca
       `log/(${hash32}-[0-9a-zA-Z+\\-._?=]{1,211})`,
       async (name) => {
         const log = await options.readLog?.(name!);
-        return log && text(types.text, log);
+        return log && { type: types.text, read: () => log, discard: () => log.destroy() };
       },
     ],
   ];

@@ -223,6 +223,7 @@ async function send(request: IncomingMessage, response: ServerResponse, offer: O
   if (size !== undefined) response.setHeader('content-length', to - from);
   if (asked !== 'all') response.setHeader('content-range', `bytes ${from}-${to - 1}/${size}`);
   if (request.method === 'HEAD') {
+    offer.discard?.();
     response.writeHead(status).end();
     return { status, bytes: 0 };
   }
