@@ -6,6 +6,7 @@ import { FlkError } from '../base/errors.ts';
 import { isOwnerAlive, takeFileLock } from '../base/files.ts';
 import { baseNameOf, type StorePath, storeDir } from '../formats/store-path.ts';
 import type { StoreDatabase } from './database.ts';
+import { LinkFolder } from './optimise.ts';
 import type { Places } from './places.ts';
 import { moveTree, removeTree } from './tree-files.ts';
 
@@ -21,7 +22,10 @@ export interface Collection {
   remove(
     paths: readonly StorePath[],
   ): Promise<readonly { readonly path: StorePath; readonly bytes: number }[]>;
-  /** Removes what lies in the store's folder without a record and is held by nobody: kills leave such things. */
+  /**
+   * Removes what lies in the store's folder without a record and is held by nobody: kills leave such things. The files that
+   * `optimise` linked and no path has any more go as one, `.links`.
+   */
   removeOrphans(): Promise<readonly { readonly name: string; readonly bytes: number }[]>;
   /** Lets others sweep. */
   end(): Promise<void>;
@@ -73,6 +77,7 @@ class Sweep implements Collection {
   readonly #database: StoreDatabase;
   readonly #release: () => Promise<void>;
   readonly #signal: AbortSignal | undefined;
+  readonly #links: LinkFolder;
   #ended = false;
 
   constructor(
@@ -85,6 +90,7 @@ class Sweep implements Collection {
     this.#database = database;
     this.#release = release;
     this.#signal = signal;
+    this.#links = new LinkFolder(places.links);
   }
 
   /** Records of what somebody removed by hand would keep alive what they refer to. */
@@ -112,7 +118,11 @@ class Sweep implements Collection {
     const recorded = new Set(this.#database.records().map(baseNameOf));
     const orphans = readdirSync(this.#places.store).filter((name) => !recorded.has(name));
     const bytes = await this.#clear(orphans.map((name) => `${storeDir}/${name}` as StorePath));
-    return [...bytes].map(([path, freed]) => ({ name: baseNameOf(path), bytes: freed }));
+    const unused = this.#links.removeUnused();
+    return [
+      ...[...bytes].map(([path, freed]) => ({ name: baseNameOf(path), bytes: freed })),
+      ...(unused > 0 ? [{ name: '.links', bytes: unused }] : []),
+    ];
   }
 
   async end(): Promise<void> {
@@ -144,7 +154,8 @@ class Sweep implements Collection {
           let bytes = 0;
           await removeTree(join(stage.path, String(index)), (info) => {
             // Another name of the same bytes keeps them.
-            if (info.isDirectory() || info.nlink === 1) bytes += info.blocks * 512;
+            const isLast = info.nlink === 1 || (info.nlink === 2 && this.#links.drop(info));
+            if (info.isDirectory() || isLast) bytes += info.blocks * 512;
           });
           freed.set(path, bytes);
         }

@@ -18,6 +18,7 @@ export class Places {
   readonly state: string;
   readonly stages: StageFolder;
   readonly locks: string;
+  readonly links: string;
   readonly indirectRoots: string;
 
   constructor(root: string) {
@@ -26,6 +27,7 @@ export class Places {
     this.state = join(root, 'nix/var/flk');
     this.stages = new StageFolder(join(this.state, 'stage'), (stage) => removeTree(stage));
     this.locks = join(this.state, 'locks');
+    this.links = join(this.state, 'links');
     this.indirectRoots = join(root, 'nix/var/nix/gcroots/auto');
   }
 

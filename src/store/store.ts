@@ -1,11 +1,12 @@
 /** The store: immutable trees under `ROOT/nix/store`, each valid once its record is in the database. */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes } from 'node:crypto';
-import { lstatSync } from 'node:fs';
+import { lstatSync, readdirSync } from 'node:fs';
 import { rename, symlink } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
-import { FlkError } from '../base/errors.ts';
+import { throwIfAborted } from '../base/concurrency.ts';
+import { asFlkError, FlkError } from '../base/errors.ts';
 import { makeFolder, ownerName, unwritable, withFileLock } from '../base/files.ts';
 import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
 import { hashTree, NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
@@ -13,6 +14,7 @@ import { baseNameOf, hashPart, makeSourcePath, makeTextPath, type StorePath } fr
 import { tee } from '../formats/tree-sinks.ts';
 import { beginCollection, type Collection, goneOwners } from './collection.ts';
 import { openDatabase, type StoreDatabase } from './database.ts';
+import { LinkFolder, Optimiser, type Saved } from './optimise.ts';
 import type { PathInfo } from './path-info.ts';
 import { Places, type Stage } from './places.ts';
 import { type Entry, notValid, Registrar } from './registrar.ts';
@@ -47,7 +49,20 @@ export interface Store {
   /** Runs `work` while nobody else, here or in another process, builds or writes these paths. Within, they may be locked again. */
   withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>, signal?: AbortSignal): Promise<T>;
   /** The bytes on disk against the record; throws FLK_STORE_CORRUPT. */
-  verifyPath(path: StorePath): Promise<void>;
+  verifyPath(path: StorePath, signal?: AbortSignal): Promise<void>;
+  /** The same for many, by default all; some at a time, told in the order of the paths. */
+  verify(
+    paths?: Iterable<StorePath>,
+    signal?: AbortSignal,
+  ): AsyncIterable<{ readonly path: StorePath; readonly fault?: FlkError }>;
+  /**
+   * Makes equal files of these paths, by default of all, one file with several names. Paths that are not valid are passed over.
+   * `progress` is told how many paths are done.
+   */
+  optimise(
+    paths?: readonly StorePath[],
+    options?: { readonly progress?: (done: number, total: number) => void; readonly signal?: AbortSignal },
+  ): Promise<Saved>;
   /** What is wrong with the store as a whole; reads the database, and no path. */
   check(): StoreFaults;
   /** A tree over what lies on disk. */
@@ -101,6 +116,9 @@ interface TextBatch {
   readonly texts: Map<StorePath, { readonly contents: string; readonly references: readonly StorePath[] }>;
   readonly written: Promise<ReadonlyMap<StorePath, PathInfo>>;
 }
+
+/** Trees that are hashed while others are read. */
+const verifiedAtOnce = 4;
 
 class DiskStore implements Store {
   readonly #places: Places;
@@ -260,10 +278,10 @@ class DiskStore implements Store {
     return lock(needed.sort(compareBytes));
   }
 
-  async verifyPath(path: StorePath): Promise<void> {
+  async verifyPath(path: StorePath, signal?: AbortSignal): Promise<void> {
     const info = this.query(path);
     if (!info) throw notValid(path);
-    const { narHash } = await hashTree(this.tree(path));
+    const { narHash } = await hashTree(this.tree(path), signal);
     if (narHash !== info.narHash)
       throw new FlkError('FLK_STORE_CORRUPT', `${path} is not what was put there`, {
         facts: { found: narHash, wanted: info.narHash },
@@ -281,6 +299,64 @@ class DiskStore implements Store {
         .filter((name) => !recorded.has(name))
         .sort(compareBytes),
     };
+  }
+
+  async *verify(
+    paths: Iterable<StorePath> = this.paths(),
+    signal?: AbortSignal,
+  ): AsyncGenerator<{ readonly path: StorePath; readonly fault?: FlkError }> {
+    const stopped = new AbortController();
+    const both = AbortSignal.any([stopped.signal, ...(signal ? [signal] : [])]);
+    const begun: Promise<{ readonly path: StorePath; readonly fault?: FlkError }>[] = [];
+    const begin = (path: StorePath): void => {
+      const verified = this.verifyPath(path, both).then(
+        () => ({ path }),
+        (error: unknown) => ({ path, fault: asFlkError(error) }),
+      );
+      begun.push(verified);
+    };
+    const waiting = paths[Symbol.iterator]();
+    try {
+      for (;;) {
+        while (begun.length < verifiedAtOnce) {
+          const next = waiting.next();
+          if (next.done) break;
+          begin(next.value);
+        }
+        const first = await begun.shift();
+        if (!first) return;
+        throwIfAborted(signal);
+        yield first;
+      }
+    } finally {
+      stopped.abort();
+    }
+  }
+
+  async optimise(
+    paths: readonly StorePath[] = this.paths(),
+    { progress, signal }: { progress?: (done: number, total: number) => void; signal?: AbortSignal } = {},
+  ): Promise<Saved> {
+    this.hold(paths);
+    await makeFolder(this.#places.links);
+    const stage = await this.stage();
+    try {
+      const optimiser = new Optimiser(new LinkFolder(this.#places.links), stage.path, signal);
+      for (const [index, path] of paths.entries()) {
+        // Somebody who repairs it would put another tree there.
+        await this.withPathLocks(
+          [path],
+          async () => {
+            if (this.query(path)) await optimiser.tree(this.physical(path));
+          },
+          signal,
+        );
+        progress?.(index + 1, paths.length);
+      }
+      return optimiser.saved;
+    } finally {
+      await stage.dispose();
+    }
   }
 
   tree(path: StorePath): Tree {
