@@ -177,6 +177,7 @@ function collect(given: ReadonlyMap<OptionName, Given>, command: CommandRow, env
     const value = given.get(name)?.value ?? fromEnvironment(row, command.options.includes(name) ? env : {});
     if (row.kind === 'pair' || row.kind === 'list' || row.kind === 'words') flags[name] = value ?? [];
     else if (row.kind === 'flag') flags[name] = value ?? (row.negatable ? undefined : false);
+    else if (row.kind === 'number' && value !== undefined && value === row.zero) flags[name] = 0;
     else if (row.kind === 'number' && typeof value === 'string') {
       if (!/^\d{1,9}$/.test(value)) throw usage(`--${name} needs a whole number, not '${value}'`, undefined);
       flags[name] = Number(value);

@@ -266,15 +266,6 @@ async function applyConfig(values: Values, file: SourceFile, home: string): Prom
       const fits = typeof scalar === type || (sizes.has(name) && typeof scalar === 'string');
       const fault = fits ? put(values, name, String(scalar), { home }) : `is not ${kindOf(name)}`;
       if (fault !== undefined) findings.add(value.range, `${name} ${fault}`);
-    } else {
-      const scalar = value.kind === 'scalar' ? value.value : null;
-      const wanted = typeof defaultSettings[name];
-      const kind = wanted === 'undefined' ? 'string' : wanted;
-      const fault =
-        typeof scalar === kind
-          ? put(values, name, String(scalar), { home })
-          : `is not ${kind === 'string' ? 'a text' : kind === 'number' ? 'a whole number of seconds' : 'true or false'}`;
-      if (fault !== undefined) findings.add(value.range, `${name} ${fault}`);
     }
   }
   if (findings.count > 0) throw invalid(findings);

@@ -54,6 +54,13 @@ commitLockFileSummary: "lock: move"
 useRegistries: false
 keepDerivations: false
 keepOutputs: true
+timeout: 60
+maxSilentTime: 61
+maxBuildLogSize: 1M
+maxBuildSize: 2048
+maxBuildMemory: "3G"
+maxBuildProcesses: 0
+keepFailed: true
 x-mine: [anything]
 `,
     });
@@ -73,6 +80,13 @@ x-mine: [anything]
       useRegistries: false,
       keepDerivations: false,
       keepOutputs: true,
+      timeout: 60,
+      maxSilentTime: 61,
+      maxBuildLogSize: 2 ** 20,
+      maxBuildSize: 2048,
+      maxBuildMemory: 3 * 2 ** 30,
+      maxBuildProcesses: 0,
+      keepFailed: true,
     });
   });
 
@@ -92,6 +106,10 @@ commit-lockfile-summary = lock: move
 use-registries = false
 keep-derivations = false
 gc-keep-outputs = true
+timeout = 60
+max-silent-time = 61
+max-build-log-size = 1M
+keep-failed = true
 trust-tarballs-from-git-forges = false
 `,
     });
@@ -110,6 +128,13 @@ trust-tarballs-from-git-forges = false
       useRegistries: false,
       keepDerivations: false,
       keepOutputs: true,
+      timeout: 60,
+      maxSilentTime: 61,
+      maxBuildLogSize: 2 ** 20,
+      maxBuildSize: defaultSettings.maxBuildSize,
+      maxBuildMemory: 0,
+      maxBuildProcesses: 4096,
+      keepFailed: true,
     });
   });
 
@@ -271,6 +296,11 @@ describe('config.schema.json', () => {
       'accessTokens: { github.com: "a b" }',
       'netrcFile: here',
       'allowDirty: "yes"',
+      'maxBuildMemory: 4G',
+      'maxBuildMemory: 5',
+      'maxBuildMemory: 4 GB',
+      'maxBuildMemory: true',
+      'maxBuildProcesses: 4K',
     ];
     const verdicts = await Promise.all(
       texts.map((text) =>
@@ -284,6 +314,6 @@ describe('config.schema.json', () => {
       ),
     );
     expect(verdicts).toEqual(texts.map((text) => validate(parse(text))));
-    expect(verdicts.filter(Boolean)).toHaveLength(4);
+    expect(verdicts.filter(Boolean)).toHaveLength(6);
   });
 });
