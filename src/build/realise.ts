@@ -9,7 +9,7 @@ import type { Store } from '../store/store.ts';
 import type { Substituter } from '../store/substituter.ts';
 import { BuildLog } from './build-log.ts';
 import { type BuiltinContext, isBuiltin, runBuiltin } from './builtin.ts';
-import type { BuildLimits, BuildRequest, Engine } from './engines/engine.ts';
+import type { BuildLimits, Engine } from './engines/engine.ts';
 import type { Instantiation, PlannedDerivation } from './instantiation.ts';
 import { type TakenOutput, takeOutputs } from './outputs.ts';
 import { compareWithValid } from './reproduce.ts';
