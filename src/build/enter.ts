@@ -79,6 +79,10 @@ export async function isAtHome(store: Store): Promise<boolean> {
   return there !== undefined && here.dev === there.dev && here.ino === there.ino;
 }
 
+/** Where a path lies that may be one of the store's. */
+export const onDisk = (store: Pick<Store, 'root'>, place: string): string =>
+  place.startsWith(`${storeDir}/`) ? join(store.root, place) : place;
+
 /** The store path in which a logical path lies. */
 function storePathOf(program: string): StorePath {
   if (!program.startsWith(`${storeDir}/`))

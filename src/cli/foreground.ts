@@ -4,8 +4,7 @@ import { lstat, stat } from 'node:fs/promises';
 import { constants, userInfo } from 'node:os';
 import { delimiter, join, resolve } from 'node:path';
 import { FlkError } from '../base/errors.ts';
-import type { HostCommand } from '../build/enter.ts';
-import { parseStorePath, storeDir } from '../formats/store-path.ts';
+import { type HostCommand, onDisk } from '../build/enter.ts';
 import type { Store } from '../store/store.ts';
 import type { Context } from './context.ts';
 
@@ -107,11 +106,4 @@ export async function isProgram(place: string): Promise<boolean> {
   const info = await stat(place).catch(() => undefined);
   if (info !== undefined) return info.isFile() && (info.mode & 0o111) !== 0;
   return (await lstat(place).catch(() => undefined))?.isSymbolicLink() === true;
-}
-
-/** Where a path lies that may be one of the store's. */
-export function onDisk(store: Store, place: string): string {
-  if (!place.startsWith(`${storeDir}/`)) return place;
-  const [name = '', ...inside] = place.slice(storeDir.length + 1).split('/');
-  return join(store.physical(parseStorePath(`${storeDir}/${name}`)), ...inside);
 }

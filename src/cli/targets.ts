@@ -3,7 +3,7 @@ import { nearest } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import type { InstantiationContext, NamedPackage } from '../build/instantiate.ts';
 import { splitFragment } from '../flake/flake-ref.ts';
-import { type DevShell, type Manifest, onSystem, packagesFor } from '../flake/manifest.ts';
+import { type BuiltPackage, type DevShell, type Manifest, onSystem, packagesFor } from '../flake/manifest.ts';
 import { type PackageRef, parsePackageRef } from '../flake/package-ref.ts';
 
 /** Where a name may be looked up. */
@@ -100,6 +100,12 @@ export function withChecks(manifest: Manifest, system: string): Manifest {
   if (checks.size === 0) return manifest;
   const own = new Map([...checks].map(([name, check]) => [checkName(name), check]));
   return { ...manifest, packages: new Map([...manifest.packages, ...own]) };
+}
+
+/** The manifest with a shell, made a package, among its packages. Gives the name to ask `instantiate` for. */
+export function withShell(manifest: Manifest, shell: BuiltPackage): { manifest: Manifest; name: string } {
+  const name = `devShells.${shell.name}`;
+  return { manifest: { ...manifest, packages: new Map([...manifest.packages, [name, shell]]) }, name };
 }
 
 /** Names of all packages and checks on one system, as `instantiate` takes them, of a manifest that `withChecks` made. */
