@@ -30,7 +30,7 @@ export function learnPackages(folder) {
     ...['-o', 'Dir::State::status=/dev/null', '-o', `Dir::Cache::archives=${archives}`],
     ...wanted,
   );
-  const names = [...listed.matchAll(/^'[^']*' ([^_\s]+)_/gm)].map((match) => match[1]);
+  const names = [...listed.matchAll(/^'[^']*' ([^_\s]+)_/gm)].map((match) => match[1] ?? '');
   execFileSync('apt-get', ['download', '-qq', ...names], {
     cwd: folder,
     stdio: ['ignore', 'ignore', 'pipe'],
