@@ -6,7 +6,7 @@ import type { PublicKey } from '../formats/signature.ts';
 import type { StorePath } from '../formats/store-path.ts';
 import type { CacheAnswers } from '../store/caches/answers.ts';
 import { type BinaryCache, type CacheAddress, parseCacheAddress } from '../store/caches/cache.ts';
-import type { Substituter, SubstituterCache } from '../store/substituter.ts';
+import type { SubstitutedStore, Substituter, SubstituterCache } from '../store/substituter.ts';
 import type { Context } from './context.ts';
 
 /** A cache by its address; it need not be there yet. Throws FLK_USAGE. */
@@ -38,8 +38,11 @@ async function cacheAt(context: Context, { place }: CacheAddress): Promise<Binar
   return new HttpCache(place.url, new HttpCacheTransport(client, { reporter, signal, offline }));
 }
 
-/** What is substituted from where nobody names a cache; undefined where nothing is. */
-export async function openConfiguredSubstituter(context: Context): Promise<Substituter | undefined> {
+/** What is substituted from where nobody names a cache, into this store or the context's; undefined where nothing is. */
+export async function openConfiguredSubstituter(
+  context: Context,
+  store?: SubstitutedStore,
+): Promise<Substituter | undefined> {
   if (context.flags.substitute === false) return undefined;
   const settings = await context.settings();
   const { substituters, 'trusted-public-keys': keys } = context.flags;
@@ -49,6 +52,7 @@ export async function openConfiguredSubstituter(context: Context): Promise<Subst
     caches: addresses,
     publicKeys: keys.length > 0 ? words(keys) : settings.trustedPublicKeys,
     ...(settings.requireSigs ? {} : { trusted: true }),
+    ...(store === undefined ? {} : { store }),
   });
 }
 
@@ -63,6 +67,8 @@ export interface SubstituterRequest {
   /** Takes all paths unsigned. */
   readonly trusted?: boolean;
   readonly expected?: ReadonlyMap<StorePath, NarHash>;
+  /** Instead of the context's. */
+  readonly store?: SubstitutedStore;
 }
 
 /** A substituter for these caches alone. Throws FLK_USAGE and FLK_KEY_INVALID. */
@@ -71,7 +77,7 @@ export async function openSubstituterOf(context: Context, request: SubstituterRe
   const [{ openSubstituter }, { parsePublicKey }, store, answers] = await Promise.all([
     import('../store/substituter.ts'),
     import('../formats/signature.ts'),
-    context.store(),
+    request.store ?? context.store(),
     context.cacheAnswers(),
   ]);
   const publicKeys: PublicKey[] = request.publicKeys.map(parsePublicKey);

@@ -549,6 +549,14 @@ export const commands = {
       'path: the NAR of what lies there (what locks hold). file: the bytes of one file. convert: HASH is sha256-BASE64,\nsha256:DIGITS, or digits with --hash-algo; --to and --from name notations.',
     options: [...common, 'format', 'to', 'from', 'hash-algo', 'mode'],
   },
+  derivation: {
+    args: 'show [FLAKE#PACKAGE…|PATH…]',
+    min: 1,
+    summary: 'Show the derivations that packages become, as JSON',
+    details:
+      'PATH is a .drv in the store, or what one made. With --recursive: all that they stand on, too. The shape is that of\nnix derivation show. Nothing is built, except packages with contentAddressed: true that the named ones are built with.',
+    options: [...common, 'recursive', ...locking, ...network],
+  },
   registry: {
     args: 'list|add|remove|pin|resolve [REF…]',
     min: 1,

@@ -45,8 +45,11 @@ export interface SubstituterCache {
   readonly trusted?: boolean;
 }
 
+/** As much of a store as substituting needs. */
+export type SubstitutedStore = Pick<Store, 'query' | 'hold' | 'stage' | 'register' | 'withPathLocks'>;
+
 export interface SubstituterOptions {
-  readonly store: Store;
+  readonly store: SubstitutedStore;
   /** Of equal priority: the first is asked first. */
   readonly caches: readonly SubstituterCache[];
   readonly publicKeys: readonly PublicKey[];
@@ -421,7 +424,7 @@ function recordOf(info: NarInfo): PathInfo {
 
 /** Holds the paths' locks, however long another process has them. */
 async function locked<T>(
-  store: Store,
+  store: SubstitutedStore,
   paths: readonly StorePath[],
   signal: AbortSignal | undefined,
   work: () => Promise<T>,

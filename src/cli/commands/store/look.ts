@@ -25,7 +25,7 @@ export async function runLs(context: Context, args: readonly string[]): Promise<
   if (json && directory) throw new FlkError('FLK_USAGE', '--directory says nothing to --json');
   const { place, shown } = await placeOf(context, args[0]!);
   const node = listingAt(place, recursive ? maxDepth : directory ? 0 : 1);
-  context.answer(json && node, () =>
+  context.answer(json && (recursive ? node : shallow(node)), () =>
     listingLines(node, posix.basename(shown), { long, directory }).join('\n'),
   );
   return 0;
@@ -41,7 +41,7 @@ async function placeOf(
   return { place: placeBelow(store, argument), shown: posix.join(argument.path, argument.below) };
 }
 
-/** What lies at a place, folders within folders up to `depth`; below that they are empty, as Nix lists them. */
+/** What lies at a place, folders within folders up to `depth`; below that they are empty. */
 function listingAt(place: string, depth: number): NarListing {
   const info = lstatSync(place);
   if (info.isSymbolicLink()) return { type: 'symlink', target: readlinkSync(place) };
@@ -51,6 +51,12 @@ function listingAt(place: string, depth: number): NarListing {
   if (depth > 0)
     for (const name of readdirSync(place).sort()) entries[name] = listingAt(`${place}/${name}`, depth - 1);
   return { type: 'directory', entries };
+}
+
+/** Without `-R` Nix tells no more of entries than that they are there. */
+function shallow(node: NarListing): unknown {
+  if (node.type !== 'directory') return node;
+  return { ...node, entries: Object.fromEntries(Object.keys(node.entries).map((name) => [name, {}])) };
 }
 
 /** As `nix store ls` prints them: names after `.`, where a folder was asked for. */

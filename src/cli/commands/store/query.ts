@@ -3,6 +3,7 @@ import { compareBytes } from '../../../base/canonical.ts';
 import { FlkError } from '../../../base/errors.ts';
 import { type NarHash, parseNarHash } from '../../../formats/hash.ts';
 import { baseNameOf, hashPartLength, type StorePath, storeDir } from '../../../formats/store-path.ts';
+import { closureSizes } from '../../../store/disk-usage.ts';
 import { referencesFirst } from '../../../store/exchange.ts';
 import type { PathInfo } from '../../../store/path-info.ts';
 import type { Store } from '../../../store/store.ts';
@@ -98,21 +99,6 @@ function infoLines(
 }
 
 const column = (bytes: number): string => String(bytes).padStart(11);
-
-/** Bytes of NAR of each path with all that it refers to. */
-export function closureSizes(store: Store, paths: readonly StorePath[]): ReadonlyMap<StorePath, number> {
-  const known = new Map<StorePath, PathInfo>();
-  const sizeOf = (path: StorePath): number => {
-    const info = known.get(path) ?? store.query(path);
-    if (info) known.set(path, info);
-    return info?.narSize ?? 0;
-  };
-  return new Map(
-    paths
-      .filter((path) => store.query(path))
-      .map((path) => [path, store.closure([path]).reduce((sum, one) => sum + sizeOf(one), 0)]),
-  );
-}
 
 export async function runReferences(context: Context, args: readonly string[]): Promise<number> {
   return await answerPaths(context, args, (store, paths) =>
