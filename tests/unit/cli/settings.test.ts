@@ -61,6 +61,11 @@ maxBuildSize: 2048
 maxBuildMemory: "3G"
 maxBuildProcesses: 0
 keepFailed: true
+substituters: [https://a.example.org, "https://b.example.org?priority=1"]
+trustedPublicKeys: a-1:AAAA
+requireSigs: false
+narinfoCachePositiveTtl: 5
+narinfoCacheNegativeTtl: 0
 x-mine: [anything]
 `,
     });
@@ -87,6 +92,11 @@ x-mine: [anything]
       maxBuildMemory: 3 * 2 ** 30,
       maxBuildProcesses: 0,
       keepFailed: true,
+      substituters: ['https://a.example.org', 'https://b.example.org?priority=1'],
+      trustedPublicKeys: ['a-1:AAAA'],
+      requireSigs: false,
+      narinfoCachePositiveTtl: 5,
+      narinfoCacheNegativeTtl: 0,
     });
   });
 
@@ -96,7 +106,13 @@ x-mine: [anything]
 access-tokens = github.com=ghp_a   gitlab.com=PAT:b=c # and more
 netrc-file = /netrc
 ssl-cert-file=/not-a-setting-without-blanks
-substituters = https://cache.example.org
+substituters = https://a.example.org   https://b.example.org
+extra-substituters = https://c.example.org https://a.example.org
+trusted-public-keys = a-1:AAAA
+extra-trusted-public-keys = b-1:BBBB
+require-sigs = false
+narinfo-cache-positive-ttl = 1K
+narinfo-cache-negative-ttl = 0
 flake-registry = /registry.json
 tarball-ttl = 2K
 allow-dirty = no
@@ -135,6 +151,11 @@ trust-tarballs-from-git-forges = false
       maxBuildMemory: 0,
       maxBuildProcesses: 4096,
       keepFailed: true,
+      substituters: ['https://a.example.org', 'https://b.example.org', 'https://c.example.org'],
+      trustedPublicKeys: ['a-1:AAAA', 'b-1:BBBB'],
+      requireSigs: false,
+      narinfoCachePositiveTtl: 1024,
+      narinfoCacheNegativeTtl: 0,
     });
   });
 
@@ -301,6 +322,10 @@ describe('config.schema.json', () => {
       'maxBuildMemory: 4 GB',
       'maxBuildMemory: true',
       'maxBuildProcesses: 4K',
+      'substituters: [https://a.example.org]',
+      'substituters: https://a.example.org',
+      'substituters: [5]',
+      'trustedPublicKeys: { a: b }',
     ];
     const verdicts = await Promise.all(
       texts.map((text) =>
@@ -314,6 +339,6 @@ describe('config.schema.json', () => {
       ),
     );
     expect(verdicts).toEqual(texts.map((text) => validate(parse(text))));
-    expect(verdicts.filter(Boolean)).toHaveLength(6);
+    expect(verdicts.filter(Boolean)).toHaveLength(8);
   });
 });
