@@ -6,6 +6,8 @@ import { nameOf, type StorePath } from '../formats/store-path.ts';
 import type { PathInfo } from '../store/path-info.ts';
 import type { Store } from '../store/store.ts';
 
+type ReadStore = Pick<Store, 'query' | 'physical'>;
+
 /** Bytes; a derivation with a hundred thousand inputs needs no more. */
 const maxDerivation = 64 * 2 ** 20;
 /** As many as a message may name. */
@@ -15,10 +17,7 @@ const maxNamed = 5;
  * The names of builds with `toolchain: host` that these paths came out of, or anything that they were built from. What has a fixed
  * output is what it is, however it was made; of what was taken from a cache, or added, nothing is known here, and nothing is said.
  */
-export async function hostBuilt(
-  store: Pick<Store, 'query' | 'physical'>,
-  paths: Iterable<StorePath>,
-): Promise<string[]> {
+export async function hostBuilt(store: ReadStore, paths: Iterable<StorePath>): Promise<string[]> {
   const drvPaths = new Set<StorePath>();
   for (const path of paths) {
     const info = store.query(path);
@@ -35,7 +34,7 @@ export async function hostBuilt(
 }
 
 /** Throws FLK_CACHE_HOST_TOOLCHAIN where `hostBuilt` finds any. */
-export async function assertNotHostBuilt(store: Store, paths: Iterable<StorePath>): Promise<void> {
+export async function assertNotHostBuilt(store: ReadStore, paths: Iterable<StorePath>): Promise<void> {
   const built = await hostBuilt(store, paths);
   if (built.length === 0) return;
   const shown = built.slice(0, maxNamed).join(', ');
@@ -49,19 +48,19 @@ export class HostBuilds {
   readonly #known = new Map<StorePath, Promise<string | undefined>>();
 
   /** Throws FLK_CACHE_HOST_TOOLCHAIN. */
-  async assertNone(store: Store, { deriver, ca }: Pick<PathInfo, 'deriver' | 'ca'>): Promise<void> {
+  async assertNone(store: ReadStore, { deriver, ca }: Pick<PathInfo, 'deriver' | 'ca'>): Promise<void> {
     const name = deriver === undefined || ca !== undefined ? undefined : await this.#find(store, deriver);
     if (name !== undefined)
       throw new FlkError('FLK_CACHE_HOST_TOOLCHAIN', `built with this machine’s own programs: ${name}`);
   }
 
-  #find(store: Store, drvPath: StorePath): Promise<string | undefined> {
+  #find(store: ReadStore, drvPath: StorePath): Promise<string | undefined> {
     const known = this.#known.get(drvPath) ?? this.#look(store, drvPath);
     this.#known.set(drvPath, known);
     return known;
   }
 
-  async #look(store: Store, drvPath: StorePath): Promise<string | undefined> {
+  async #look(store: ReadStore, drvPath: StorePath): Promise<string | undefined> {
     const build = await readBuild(store, drvPath);
     if (build?.onHost) return build.name;
     for (const input of build?.inputs ?? []) {
@@ -79,7 +78,10 @@ interface Build {
 }
 
 /** Undefined for what has a fixed output, and for what is not there. */
-async function readBuild(store: Store, drvPath: StorePath): Promise<Build | undefined> {
+async function readBuild(
+  store: Pick<Store, 'query' | 'physical'>,
+  drvPath: StorePath,
+): Promise<Build | undefined> {
   if (!store.query(drvPath)) return undefined;
   const text = await readFileIfExists(store.physical(drvPath), maxDerivation);
   if (text === undefined) return undefined;
