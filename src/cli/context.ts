@@ -256,9 +256,18 @@ export class Context {
     }
   }
 
+  /** Whether a person reads what is answered. */
+  get onTerminal(): boolean {
+    return this.#stdout.isTTY === true;
+  }
+
   /** Prints a command's result: the data itself under `--json`, else what `human` makes of it, if anything. */
   answer(data: unknown, human: () => string): void {
-    const text = this.flags.json ? JSON.stringify(data, null, 2) : human();
+    this.print(this.flags.json ? JSON.stringify(data, null, 2) : human());
+  }
+
+  /** Prints a result that has one form, `--json` or not. */
+  print(text: string): void {
     this.report.close();
     if (text !== '') this.#stdout.write(`${text}\n`);
   }

@@ -32,6 +32,7 @@ const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   archive: async () => (await import('./commands/archive.ts')).runArchive,
   show: async () => (await import('./commands/show.ts')).runShow,
   hash: async () => (await import('./commands/hash.ts')).runHash,
+  derivation: async () => (await import('./commands/derivation.ts')).runDerivation,
   registry: async () => (await import('./commands/registry.ts')).runRegistry,
   store: async () => (await import('./commands/store.ts')).runStore,
   profile: async () => (await import('./commands/profile.ts')).runProfile,
