@@ -155,6 +155,9 @@ export const options = {
   },
   'unset-env-var': { kind: 'list', short: 'u', alias: 'unset', value: 'NAME', help: 'Unset this variable' },
   'set-env-var': { kind: 'pair', short: 's', value: 'NAME VALUE', help: 'Set this variable' },
+  'no-build': { kind: 'flag', help: 'Only read and instantiate; build nothing' },
+  reproducible: { kind: 'flag', help: 'Build each check and package a second time, and compare' },
+  'all-systems': { kind: 'flag', help: 'Read and instantiate for every system that the flake names' },
   'print-env': { kind: 'flag', help: 'Print the environment as text for a shell, or with --json' },
   phase: { kind: 'text', value: 'NAME', help: 'Run this phase: unpack, configure, build, check or install' },
   unpack: { kind: 'flag', help: 'The same as --phase unpack' },
@@ -169,7 +172,11 @@ export const options = {
     help: 'hash: base16, nix32, base64 or sri (default); archive: a folder; rollback: a generation',
   },
   'hash-algo': { kind: 'text', value: 'NAME', help: 'sha256 (default), sha512, sha1 or md5' },
-  mode: { kind: 'text', value: 'MODE', help: 'nar (default), or flat: the bytes of one file' },
+  mode: {
+    kind: 'text',
+    value: 'MODE',
+    help: 'nar (default), or flat: the bytes of one file; store add: or text',
+  },
   name: { kind: 'text', short: 'n', value: 'NAME', help: 'What to call it (default: the last word of PATH)' },
   recursive: {
     kind: 'flag',
@@ -201,7 +208,7 @@ export const options = {
   priority: {
     kind: 'text',
     value: 'N',
-    help: 'Where two packages have one file, the lower number wins (default: 5)',
+    help: 'profile: where two packages have one file, the lower number wins (default: 5); serve: caches with a lower one are asked first (default: 30)',
   },
   'older-than': {
     kind: 'text',
@@ -235,8 +242,15 @@ export const options = {
   },
   substitute: { kind: 'flag', negatable: true, help: 'Take paths from binary caches (default)' },
   key: { kind: 'text', value: 'FILE', help: 'The secret key to sign with' },
-  'allow-host': { kind: 'flag', help: 'Push also what was built with this machine’s own programs' },
+  'allow-host': { kind: 'flag', help: 'Push or serve also what was built with this machine’s own programs' },
   compression: { kind: 'text', value: 'NAME', help: 'How to pack archives: none, xz or zstd' },
+  listen: { kind: 'text', value: 'HOST:PORT', help: 'Where to serve (default: 127.0.0.1:5000)' },
+  folder: { kind: 'text', value: 'DIR', help: 'Serve the binary cache in this folder, not the store' },
+  'token-file': {
+    kind: 'text',
+    value: 'FILE',
+    help: 'Take uploads from whoever sends the token that FILE holds',
+  },
   public: { kind: 'flag', help: 'Print the public key of the secret one on stdin' },
 } as const satisfies Record<string, OptionRow>;
 
@@ -499,6 +513,23 @@ export const commands = {
       ...network,
     ],
   },
+  check: {
+    args: '[FLAKE]',
+    min: 0,
+    max: 1,
+    summary: 'See that all that a flake offers can be instantiated, and that its checks build',
+    details:
+      'Reads the manifest for all systems, instantiates packages, checks, shells, apps and the formatter for this one, and builds all\nchecks, whatever fails. A line for each check, and for whatever else has failed; exit status 1 where something has.',
+    options: [
+      ...common,
+      'no-build',
+      'reproducible',
+      'all-systems',
+      ...building,
+      ...locking,
+      ...network,
+    ],
+  },
   fmt: {
     args: '[PATH…] [-- ARGS…]',
     min: 0,
@@ -629,12 +660,24 @@ export const commands = {
     options: [...common, 'store'],
   },
   cache: {
-    args: 'keygen|push|pull|info ARGS…',
+    args: 'keygen|push|pull|info|serve ARGS…',
     min: 1,
-    summary: 'Make keys for binary caches, fill them, take from them, look at them',
+    summary: 'Make keys for binary caches, fill them, take from them, look at them, be one',
     details:
-      'keygen NAME: a secret key on stdout, its public key on stderr. push URL PATH…: put paths, and all that they refer to, into\na cache. pull URL PATH…: take them from it into the store. info URL: what the cache says of itself. URL is https://…,\nfile:///FOLDER or a folder, with options as in Nix: ?priority=10&trusted=true&compression=xz.',
-    options: [...common, 'key', 'public', 'allow-host', 'compression', 'trusted-public-key', ...network],
+      'keygen NAME: a secret key on stdout, its public key on stderr. push URL PATH…: put paths, and all that they refer to, into\na cache. pull URL PATH…: take them from it into the store. info URL: what the cache says of itself. URL is https://…,\nfile:///FOLDER or a folder, with options as in Nix: ?priority=10&trusted=true&compression=xz.\nserve: give the store, or the cache in --folder, to whoever asks by HTTP, until Ctrl-C; with --token-file, take paths too.',
+    options: [
+      ...common,
+      'key',
+      'public',
+      'allow-host',
+      'compression',
+      'trusted-public-key',
+      'listen',
+      'folder',
+      'token-file',
+      'priority',
+      ...network,
+    ],
   },
   explain: {
     args: 'CODE',

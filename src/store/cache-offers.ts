@@ -53,6 +53,8 @@ export interface OfferOptions {
 export interface StoreOfferOptions extends OfferOptions {
   /** Default none. */
   readonly compression?: ServedCompression;
+  /** Throws FLK_CACHE_HOST_TOOLCHAIN, or the like, for a valid path that is not for others: it is as if it were not there. */
+  readonly assertShared?: (store: Store, info: PathInfo) => Promise<void>;
   /** The log of a derivation's build, by `HASH-NAME.drv`. */
   readonly readLog?: (name: string) => Promise<Readable | undefined>;
 }
@@ -93,6 +95,7 @@ export function storeOffers(leases: Leases, options: StoreOfferOptions = {}): Ca
   ) =>
     leases.use(async (store) => {
       const info = store.find(part);
+      if (info) await options.assertShared?.(store, info);
       return info && make(info, store);
     });
   const patterns: readonly Pattern[] = [

@@ -42,7 +42,9 @@ const mostIgnored = 1024 * 1024;
 interface Outcome {
   readonly status: number;
   /** Of the body; -1 where it was cut off. */
-  bytes: number;
+  readonly bytes: number;
+  /** Why it is not what was asked for, for whoever runs the server. */
+  readonly error?: unknown;
 }
 
 export class CacheServer {
@@ -109,7 +111,7 @@ export class CacheServer {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const started = performance.now();
     const address = addressOf(request.url ?? '');
-    const outcome = await this.#respond(request, response, address).catch((error: unknown) => {
+    const outcome = await this.#respond(request, response, address).catch((error: unknown): Outcome => {
       if (response.headersSent || response.destroyed) {
         response.destroy();
         return { status: response.statusCode, bytes: -1, error };
@@ -124,7 +126,9 @@ export class CacheServer {
       bytes: Math.max(0, outcome.bytes),
       ms: Math.round(performance.now() - started),
       ...(outcome.bytes < 0 ? { broken: true } : {}),
-      ...('error' in outcome && !isGone(outcome.error) ? { fault: asFlkError(outcome.error).message } : {}),
+      ...(outcome.error !== undefined && !isGone(outcome.error)
+        ? { fault: asFlkError(outcome.error).message }
+        : {}),
     });
   }
 
@@ -157,9 +161,14 @@ export class CacheServer {
       );
       return say(request, response, fault ? 503 : 200, fault ? 'the store cannot be read' : 'ok');
     }
-    const offer = (await this.#offers.find(address)) ?? (await this.#options.uploads?.taker.find(address));
-    if (!offer) return say(request, response, 404, 'not here');
-    return await send(request, response, offer);
+    try {
+      const offer = (await this.#offers.find(address)) ?? (await this.#options.uploads?.taker.find(address));
+      if (offer) return await send(request, response, offer);
+    } catch (error) {
+      if (!(error instanceof FlkError) || error.code !== 'FLK_CACHE_HOST_TOOLCHAIN') throw error;
+      return { ...say(request, response, 404, error.message), error };
+    }
+    return say(request, response, 404, 'not here');
   }
 
   async #take(request: IncomingMessage, response: ServerResponse, address: string): Promise<Outcome> {

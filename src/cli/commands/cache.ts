@@ -1,4 +1,4 @@
-/** `flk cache keygen|push|pull|info`: binary caches, as Nix has them. */
+/** `flk cache keygen|push|pull|info|serve`: binary caches, as Nix has them. */
 import { text } from 'node:stream/consumers';
 import { FlkError } from '../../base/errors.ts';
 import {
@@ -40,9 +40,12 @@ export async function runCache(context: Context): Promise<number> {
     case 'info':
       takes(1, 1, 'a URL');
       return await info(context, url);
+    case 'serve':
+      takes(0, 0, 'options only');
+      return await (await import('./cache-serve.ts')).runCacheServe(context);
     default:
       throw new FlkError('FLK_USAGE', `there is no flk cache ${what}`, {
-        hint: 'flk cache keygen, push, pull or info',
+        hint: 'flk cache keygen, push, pull, info or serve',
       });
   }
 }
