@@ -119,10 +119,20 @@ class Sweep implements Collection {
     const orphans = readdirSync(this.#places.store).filter((name) => !recorded.has(name));
     const bytes = await this.#clear(orphans.map((name) => `${storeDir}/${name}` as StorePath));
     const unused = this.#links.removeUnused();
+    await this.#removeDeadLocks();
     return [
       ...[...bytes].map(([path, freed]) => ({ name: baseNameOf(path), bytes: freed })),
       ...(unused > 0 ? [{ name: '.links', bytes: unused }] : []),
     ];
+  }
+
+  /** To look at a lock of the dead is to remove it. */
+  async #removeDeadLocks(): Promise<void> {
+    for (const name of readdirSync(this.#places.locks))
+      await takeFileLock(join(this.#places.locks, name), { patience: -1 }).then(
+        (release) => release(),
+        () => {},
+      );
   }
 
   async end(): Promise<void> {

@@ -1,0 +1,270 @@
+/**
+ * What a worker of the crash test does to its store, one thing after another, by chance. Whatever else writes a store belongs here
+ * too: an action leaves the store as any flk would, uses it only through its public face, and puts into `kept` what must now stay.
+ */
+import { createHash } from 'node:crypto';
+import { readdirSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
+import { join } from 'node:path';
+import { FlkError } from '../../src/base/errors.ts';
+import { hashTree, type Tree } from '../../src/formats/nar.ts';
+import { makeTextPath, parseStorePath, type StorePath } from '../../src/formats/store-path.ts';
+import { openStore, type Store } from '../../src/store/store.ts';
+import { restoreTree } from '../../src/store/tree-files.ts';
+import { directory, file, type Node, symlink, treeFrom } from '../support/trees.ts';
+
+export interface Worker {
+  /** Changes when an action opens it anew. */
+  store: Store;
+  readonly root: string;
+  /** Another one in each process. */
+  readonly id: string;
+  /** From 0 up to 1. */
+  readonly random: () => number;
+  /** Valid paths that this worker holds; whoever sweeps, they stay with all that they refer to. */
+  readonly kept: Set<StorePath>;
+}
+
+export interface Action {
+  readonly name: string;
+  /** How often it is chosen, beside the others. */
+  readonly weight: number;
+  readonly run: (worker: Worker) => Promise<void>;
+}
+
+/** Outputs that all workers build; each needs some of a lower number. */
+const outputs = 48;
+const sources = 12;
+
+const below = (worker: Worker, end: number): number => Math.floor(worker.random() * end);
+const pick = <T>(worker: Worker, list: readonly T[]): T | undefined => list[below(worker, list.length)];
+const keep = (worker: Worker, ...paths: readonly StorePath[]): void => {
+  for (const path of paths) worker.kept.add(path);
+};
+
+const noise = (seed: string, size: number): Buffer => {
+  const block = createHash('sha256').update(seed).digest();
+  return Buffer.alloc(size, block);
+};
+
+/** The same in every worker; many of their files are equal. */
+const source = (number: number): Tree =>
+  treeFrom(
+    directory({
+      readme: file(noise('common', 6000)),
+      [`f${number % 3}`]: file(noise(`third ${number % 3}`, 20_000), number % 2 === 0),
+      sub: directory({ own: file(noise(`source ${number}`, 3000)), up: symlink('../readme') }),
+    }),
+  );
+
+async function addSource(worker: Worker, number: number): Promise<StorePath> {
+  const { path } = await worker.store.addTree(`source-${number}`, source(number));
+  keep(worker, path);
+  return path;
+}
+
+const outputOf = (number: number): StorePath => makeTextPath(`out-${number}`, `output ${number}`);
+const inputsOf = (number: number): number[] =>
+  number === 0 ? [] : [...new Set([number >> 1, (number * 7) % number])];
+
+function allBelow(number: number): number[] {
+  const found = new Set([number]);
+  for (const one of found) for (const input of inputsOf(one)) found.add(input);
+  return [...found];
+}
+
+/** A builder's output that is not the same twice. */
+async function registerOutput(
+  worker: Worker,
+  path: StorePath,
+  references: readonly StorePath[],
+  replace: boolean,
+): Promise<void> {
+  const stage = await worker.store.stage();
+  try {
+    const content: Node =
+      worker.random() < 0.3
+        ? file(noise(String(worker.random()), 5000))
+        : directory({
+            bin: directory({ run: file(noise('common', 6000), true) }),
+            chance: file(noise(String(worker.random()), 9000)),
+          });
+    const staged = join(stage.path, 'out');
+    await treeFrom(content).walk(restoreTree(staged));
+    const { narHash, narSize } = await hashTree(treeFrom(content));
+    const info = {
+      path,
+      narHash,
+      narSize,
+      references: [...new Set([...references, path])].sort(),
+      registrationTime: 1,
+      ultimate: true,
+      signatures: [],
+    };
+    await worker.store.register([{ info, staged }], { replace });
+  } finally {
+    await stage.dispose();
+  }
+}
+
+async function build(worker: Worker, number: number): Promise<StorePath> {
+  const path = outputOf(number);
+  if (!worker.store.query(path)) {
+    const inputs = await Promise.all(inputsOf(number).map((input) => build(worker, input)));
+    const from = await addSource(worker, number % sources);
+    await worker.store.withPathLocks([path], async () => {
+      if (!worker.store.query(path)) await registerOutput(worker, path, [...inputs, from], false);
+    });
+  }
+  keep(worker, path);
+  return path;
+}
+
+async function buildOne(worker: Worker): Promise<StorePath> {
+  const number = below(worker, outputs);
+  // As whoever builds does: first hold all that may be used, then look what is there.
+  worker.store.hold(allBelow(number).map(outputOf));
+  return await build(worker, number);
+}
+
+const linksOf = (root: string): string => join(root, 'links');
+
+/** What the roots of a store lead to. */
+export function rootedPaths(root: string): StorePath[] {
+  const auto = join(root, 'nix/var/nix/gcroots/auto');
+  return names(auto).flatMap((name) => {
+    try {
+      return [parseStorePath(readlinkSync(readlinkSync(join(auto, name))).slice(root.length))];
+    } catch {
+      // The link is gone that this leads to, or a kill left something half made.
+      return [];
+    }
+  });
+}
+
+function names(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
+  }
+}
+
+function shuffled<T>(worker: Worker, list: readonly T[]): T[] {
+  return list
+    .map((value) => ({ value, at: worker.random() }))
+    .sort((a, b) => a.at - b.at)
+    .map(({ value }) => value);
+}
+
+async function sweep(worker: Worker): Promise<void> {
+  const { store, root } = worker;
+  const collection = await store.collect().catch((error: unknown) => {
+    if (error instanceof FlkError && error.code === 'FLK_LOCK_BUSY') return undefined;
+    throw error;
+  });
+  if (!collection) return;
+  try {
+    const alive = new Set(store.closure(rootedPaths(root)));
+    const dead = shuffled(
+      worker,
+      store.paths().filter((path) => !alive.has(path)),
+    );
+    const some = dead.slice(0, below(worker, dead.length + 1));
+    for (let at = 0; at < some.length; at += 16) await collection.remove(some.slice(at, at + 16));
+    if (worker.random() < 0.7) await collection.removeOrphans();
+  } finally {
+    await collection.end();
+  }
+}
+
+export const actions: readonly Action[] = [
+  {
+    name: 'add a tree',
+    weight: 3,
+    run: async (worker) => void (await addSource(worker, below(worker, sources))),
+  },
+  {
+    name: 'add texts',
+    weight: 3,
+    run: async (worker) => {
+      const references = shuffled(worker, [...worker.kept]).slice(0, 2);
+      const infos = await Promise.all(
+        Array.from({ length: 1 + below(worker, 8) }, () => {
+          const number = below(worker, 100);
+          return worker.store.addText(`text-${number}`, `text ${number}`, references);
+        }),
+      );
+      keep(worker, ...infos.map(({ path }) => path));
+    },
+  },
+  { name: 'build', weight: 6, run: async (worker) => void (await buildOne(worker)) },
+  {
+    name: 'build several',
+    weight: 2,
+    run: async (worker) => void (await Promise.all(Array.from({ length: 4 }, () => buildOne(worker)))),
+  },
+  {
+    name: 'use what is there',
+    weight: 3,
+    run: async (worker) => {
+      const { store } = worker;
+      const there = store.paths().filter((path) => !path.includes('-wild-'));
+      const some = shuffled(worker, there).slice(0, 10);
+      store.hold(some);
+      keep(worker, ...some.filter((path) => store.query(path)));
+    },
+  },
+  {
+    name: 'replace',
+    weight: 2,
+    run: async (worker) => {
+      // Nobody else's, for it is not valid for a moment.
+      const path = makeTextPath(`wild-${worker.id}-${below(worker, 3)}`, '');
+      await worker.store.withPathLocks([path], () => registerOutput(worker, path, [], true));
+    },
+  },
+  { name: 'sweep', weight: 3, run: sweep },
+  {
+    name: 'optimise',
+    weight: 2,
+    run: async (worker) => {
+      const paths = shuffled(worker, worker.store.paths());
+      await worker.store.optimise(paths.slice(0, below(worker, 30)));
+    },
+  },
+  {
+    name: 'make a root',
+    weight: 4,
+    run: async (worker) => {
+      const path = pick(worker, [...worker.kept]) ?? (await buildOne(worker));
+      const link = join(linksOf(worker.root), `${worker.id}-${below(worker, 1_000_000)}`);
+      symlinkSync(worker.store.physical(path), link);
+      await worker.store.addIndirectRoot(link);
+    },
+  },
+  {
+    name: 'remove a root',
+    weight: 1,
+    run: async (worker) => {
+      const name = pick(worker, names(linksOf(worker.root)));
+      if (name !== undefined) rmSync(join(linksOf(worker.root), name), { force: true });
+    },
+  },
+  {
+    name: 'verify',
+    weight: 1,
+    run: async (worker) => {
+      const path = pick(worker, [...worker.kept]);
+      if (path !== undefined) await worker.store.verifyPath(path);
+    },
+  },
+  {
+    name: 'close and open',
+    weight: 2,
+    run: async (worker) => {
+      worker.store.close();
+      worker.kept.clear();
+      worker.store = await openStore(worker.root);
+    },
+  },
+];
