@@ -15,6 +15,8 @@ export interface EnvironmentPackage {
   readonly priority: number;
   /** As the profile calls it, for errors. */
   readonly name: string;
+  /** It was not there before: where it collides, the other one may have to go. */
+  readonly isNew: boolean;
 }
 
 /** Paths and names are latin1, one character a byte. */
@@ -27,8 +29,9 @@ interface Link {
   /** Logical. */
   readonly target: string;
   readonly priority: number;
-  readonly owner: string;
+  readonly owner: Owner;
 }
+type Owner = Pick<EnvironmentPackage, 'name' | 'isNew'>;
 type Node = Folder | Link | { readonly kind: 'file'; readonly bytes: Buffer };
 
 /** What would meet in every environment and is of no use there; ends of paths. */
@@ -68,18 +71,18 @@ class Environment {
 
   addAll(packages: readonly EnvironmentPackage[]): void {
     const ordered = [...packages].sort((a, b) => a.priority - b.priority || compareBytes(a.path, b.path));
-    let wanted = new Map<StorePath, string>();
-    for (const { path, priority, name } of ordered) this.#addPackage(path, priority, name, wanted);
+    let wanted = new Map<StorePath, Owner>();
+    for (const owner of ordered) this.#addPackage(owner.path, owner.priority, owner, wanted);
     // What packages want to be there with them comes last and loses against everything.
     for (let priority = 1000; wanted.size > 0; ) {
-      const more = new Map<StorePath, string>();
+      const more = new Map<StorePath, Owner>();
       for (const path of [...wanted.keys()].sort(compareBytes))
         this.#addPackage(path, priority++, wanted.get(path)!, more);
       wanted = more;
     }
   }
 
-  #addPackage(path: StorePath, priority: number, owner: string, wanted: Map<StorePath, string>): void {
+  #addPackage(path: StorePath, priority: number, owner: Owner, wanted: Map<StorePath, Owner>): void {
     if (this.#done.has(path)) return;
     this.#done.add(path);
     this.#unite(path, this.root, '', priority, owner);
@@ -98,7 +101,7 @@ class Environment {
   }
 
   /** Links everything in the folder `from` into `into`, which lies at `path` of the environment. */
-  #unite(from: string, into: Folder, path: string, priority: number, owner: string): void {
+  #unite(from: string, into: Folder, path: string, priority: number, owner: Owner): void {
     const folder = this.#follow(from);
     // A package that is a single file has nothing that an environment could hold.
     if (!folder?.isFolder) return;
@@ -140,16 +143,19 @@ class Environment {
     if (b === undefined)
       return new FlkError(
         'FLK_PROFILE_COLLISION',
-        `${shown(place)} is a folder in other packages, and no folder in ${a.owner}`,
-        { facts: { [a.owner]: shown(a.target) }, hint: `flk profile remove ${a.owner}` },
+        `${shown(place)} is a folder in other packages, and no folder in ${a.owner.name}`,
+        { facts: { [a.owner.name]: shown(a.target) }, hint: `flk profile remove ${a.owner.name}` },
       );
-    const [first, second] = a.owner === b.owner ? [`${a.owner} (1)`, `${b.owner} (2)`] : [a.owner, b.owner];
-    return new FlkError('FLK_PROFILE_COLLISION', `${first} and ${second} both have ${shown(place)}`, {
-      facts: { [first]: shown(a.target), [second]: shown(b.target) },
+    const isOne = a.owner.name === b.owner.name;
+    const names = isOne ? [`${a.owner.name} (1)`, `${b.owner.name} (2)`] : [a.owner.name, b.owner.name];
+    const known = [a.owner, b.owner].find(({ isNew }) => !isNew) ?? a.owner;
+    const removes = `flk profile remove ${known.name}`;
+    return new FlkError('FLK_PROFILE_COLLISION', `${names.join(' and ')} both have ${shown(place)}`, {
+      facts: Object.fromEntries(names.map((name, i) => [name, shown([a, b][i]!.target)])),
       hint:
-        a.priority === b.priority
-          ? `install the one that should win with --priority ${a.priority - 1}, or flk profile remove ${a.owner}`
-          : `flk profile remove ${a.owner}, or ${b.owner}`,
+        a.priority === b.priority && !isOne
+          ? `install the one that should win with --priority ${a.priority - 1}, or ${removes}`
+          : removes,
     });
   }
 

@@ -161,11 +161,20 @@ export function manifestJson(manifest: ProfileManifest): Json {
 const printManifest = (manifest: ProfileManifest): string =>
   JSON.stringify(JSON.parse(canonicalJson(manifestJson(manifest))));
 
-/** Puts the environment of these elements into the store. Their paths must be valid and held. Throws FLK_PROFILE_COLLISION. */
-export async function buildEnvironment(store: Store, manifest: ProfileManifest): Promise<StorePath> {
+/**
+ * Puts the environment of these elements into the store; `before` is what there was. Their paths must be valid and held. Throws
+ * FLK_PROFILE_COLLISION.
+ */
+export async function buildEnvironment(
+  store: Store,
+  manifest: ProfileManifest,
+  before: ProfileManifest = manifest,
+): Promise<StorePath> {
   const packages = [...manifest]
     .filter(([, { active }]) => active)
-    .flatMap(([name, { storePaths, priority }]) => storePaths.map((path) => ({ name, path, priority })));
+    .flatMap(([name, { storePaths, priority }]) =>
+      storePaths.map((path) => ({ name, path, priority, isNew: !before.has(name) })),
+    );
   const references = [...manifest.values()].flatMap(({ storePaths }) => storePaths);
   const files = new Map([['manifest.json', Buffer.from(printManifest(manifest))]]);
   const { path } = await store.addTree('profile', environmentTree(store, packages, files), { references });
@@ -203,7 +212,7 @@ export async function changeProfile(
       const same = current !== undefined && printManifest(before) === printManifest(after);
       if (same || options.dryRun) return { before, after, generation: undefined };
       store.hold([...after.values()].flatMap(({ storePaths }) => storePaths));
-      const environment = await buildEnvironment(store, after);
+      const environment = await buildEnvironment(store, after, before);
       const generation = await addGeneration(store, generations, environment);
       await switchTo(store, profile, generation, options.script);
       return { before, after, generation };
