@@ -54,7 +54,7 @@ export interface Folders {
 }
 
 /** Commands that use a flake's packages, and change its lock only where they must. */
-const building: ReadonlySet<CommandName> = new Set(['build', 'run', 'shell', 'develop', 'fmt']);
+const building: ReadonlySet<CommandName> = new Set(['build', 'run', 'shell', 'develop', 'check', 'fmt']);
 
 export class Context {
   readonly command: CommandName;
@@ -289,7 +289,7 @@ export function foldersOf(world: Pick<World, 'env' | 'cwd'>, store: string | und
 }
 
 /** Colours only where a person looks, and not against their wish (no-color.org). */
-export function paletteFor(terminal: Terminal, env: NodeJS.ProcessEnv): Palette {
+export function paletteFor(terminal: Pick<Terminal, 'isTTY'>, env: NodeJS.ProcessEnv): Palette {
   const wanted = terminal.isTTY === true && (env.NO_COLOR ?? '') === '' && env.TERM !== 'dumb';
   return wanted ? colours : noColours;
 }

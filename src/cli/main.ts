@@ -26,6 +26,7 @@ const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   run: async () => (await import('./commands/run.ts')).runRun,
   shell: async () => (await import('./commands/shell.ts')).runShell,
   develop: async () => (await import('./commands/develop.ts')).runDevelop,
+  check: async () => (await import('./commands/check.ts')).runCheck,
   fmt: async () => (await import('./commands/run.ts')).runFmt,
   metadata: async () => (await import('./commands/metadata.ts')).runMetadata,
   prefetch: async () => (await import('./commands/prefetch.ts')).runPrefetch,

@@ -520,15 +520,7 @@ export const commands = {
     summary: 'See that all that a flake offers can be instantiated, and that its checks build',
     details:
       'Reads the manifest for all systems, instantiates packages, checks, shells, apps and the formatter for this one, and builds all\nchecks, whatever fails. A line for each check, and for whatever else has failed; exit status 1 where something has.',
-    options: [
-      ...common,
-      'no-build',
-      'reproducible',
-      'all-systems',
-      ...building,
-      ...locking,
-      ...network,
-    ],
+    options: [...common, 'no-build', 'reproducible', 'all-systems', ...building, ...locking, ...network],
   },
   fmt: {
     args: '[PATH…] [-- ARGS…]',

@@ -3,7 +3,7 @@ import { nearest } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import type { InstantiationContext, NamedPackage } from '../build/instantiate.ts';
 import { splitFragment } from '../flake/flake-ref.ts';
-import { type BuiltPackage, type DevShell, type Manifest, onSystem, packagesFor } from '../flake/manifest.ts';
+import { type BuiltPackage, type DevShell, type Manifest, onSystem } from '../flake/manifest.ts';
 import { type PackageRef, parsePackageRef } from '../flake/package-ref.ts';
 
 /** Where a name may be looked up. */
@@ -92,7 +92,7 @@ export function shellOf(target: Target, manifest: Manifest, system: string): Dev
 }
 
 /** No package has a dot in its name, so that these stand beside the packages. */
-const checkName = (name: string): string => `checks.${name}`;
+export const checkName = (name: string): string => `checks.${name}`;
 
 /** The manifest with its checks among its packages, so that they can be instantiated, under names that no reference has. */
 export function withChecks(manifest: Manifest, system: string): Manifest {
@@ -107,8 +107,3 @@ export function withShell(manifest: Manifest, shell: BuiltPackage): { manifest: 
   const name = `devShells.${shell.name}`;
   return { manifest: { ...manifest, packages: new Map([...manifest.packages, [name, shell]]) }, name };
 }
-
-/** Names of all packages and checks on one system, as `instantiate` takes them, of a manifest that `withChecks` made. */
-export const packageNames = (manifest: Manifest, system: string): readonly string[] => [
-  ...packagesFor(manifest, system).keys(),
-];

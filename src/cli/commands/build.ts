@@ -205,7 +205,10 @@ async function realiseForOthers(
 export async function realisePackages(
   context: Context,
   packages: readonly (Instantiation & Pick<InstantiatedPackage, 'hostToolchain'>)[],
-  { rebuild }: { readonly rebuild: boolean } = context.flags,
+  {
+    rebuild = context.flags.rebuild,
+    keepGoing = context.flags['keep-going'],
+  }: { readonly rebuild?: boolean; readonly keepGoing?: boolean } = {},
 ): Promise<PromiseSettledResult<Realised>[]> {
   const { flags, reporter, signal } = context;
   const store = await context.store();
@@ -223,7 +226,7 @@ export async function realisePackages(
   try {
     return await realiseAll({ store, engine, reporter, download: downloader(context), signal }, packages, {
       ...options,
-      keepGoing: flags['keep-going'],
+      keepGoing,
       rebuild,
       times: flags.times ?? 1,
     });
