@@ -308,6 +308,11 @@ export const errorCodes = {
     'name its key with --trusted-public-key NAME:BASE64, if you trust who holds it',
     'A binary cache offers a path that is not named after its content, and no key that you trust has signed it: whoever runs the cache could have put anything under that name.',
   ),
+  FLK_CACHE_MISSING: row(
+    1,
+    'check the address and the path; what has to be built, flk build builds',
+    'No binary cache that was asked has the path, or one of the paths that it refers to.',
+  ),
   FLK_CACHE_HOST_TOOLCHAIN: row(
     1,
     'give the packages a toolchain, or push all the same with --allow-host',

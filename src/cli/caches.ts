@@ -6,7 +6,12 @@ import type { PublicKey } from '../formats/signature.ts';
 import type { StorePath } from '../formats/store-path.ts';
 import type { CacheAnswers } from '../store/caches/answers.ts';
 import { type BinaryCache, type CacheAddress, parseCacheAddress } from '../store/caches/cache.ts';
-import type { SubstitutedStore, Substituter, SubstituterCache } from '../store/substituter.ts';
+import type {
+  CacheSubstituter,
+  SubstitutedStore,
+  Substituter,
+  SubstituterCache,
+} from '../store/substituter.ts';
 import type { Context } from './context.ts';
 
 /** A cache by its address; it need not be there yet. Throws FLK_USAGE. */
@@ -46,7 +51,9 @@ export async function openConfiguredSubstituter(
   if (context.flags.substitute === false) return undefined;
   const settings = await context.settings();
   const { substituters, 'trusted-public-keys': keys } = context.flags;
-  const addresses = substituters.length > 0 ? words(substituters) : settings.substituters;
+  const named = substituters.length > 0 ? words(substituters) : settings.substituters;
+  // --offline means that nobody on the network is asked, not that it is told for each.
+  const addresses = named.filter((text) => !context.offline || !isServer(text, context.cwd));
   if (addresses.length === 0) return undefined;
   return await openSubstituterOf(context, {
     caches: addresses,
@@ -55,6 +62,8 @@ export async function openConfiguredSubstituter(
     ...(store === undefined ? {} : { store }),
   });
 }
+
+const isServer = (text: string, cwd: string): boolean => parseCacheAddress(text, cwd).place.kind === 'server';
 
 /** Nix takes several in one word, too. */
 const words = (list: readonly string[]): string[] =>
@@ -72,7 +81,10 @@ export interface SubstituterRequest {
 }
 
 /** A substituter for these caches alone. Throws FLK_USAGE and FLK_KEY_INVALID. */
-export async function openSubstituterOf(context: Context, request: SubstituterRequest): Promise<Substituter> {
+export async function openSubstituterOf(
+  context: Context,
+  request: SubstituterRequest,
+): Promise<CacheSubstituter> {
   const { trusted = false, expected } = request;
   const [{ openSubstituter }, { parsePublicKey }, store, answers] = await Promise.all([
     import('../store/substituter.ts'),
@@ -84,10 +96,7 @@ export async function openSubstituterOf(context: Context, request: SubstituterRe
   const opened = await Promise.all(request.caches.map((text) => openCache(context, text)));
   return openSubstituter({
     store,
-    caches: opened
-      // --offline means that nobody is asked, not that it is told for each.
-      .filter(({ cache }) => cache.local || !context.offline)
-      .map((cache) => ({ ...cache, trusted: trusted || cache.trusted })),
+    caches: opened.map((cache) => ({ ...cache, trusted: trusted || cache.trusted })),
     publicKeys,
     answers,
     reporter: context.reporter,
@@ -120,7 +129,7 @@ export type ImportClosure = (wanted: {
 
 /**
  * For store paths that a manifest pins. Throws FLK_NAR_HASH_MISMATCH where the store or a cache has another path under that name,
- * FLK_CACHE_UNTRUSTED where no cache has it under one of the keys, and what a substituter throws.
+ * and what `CacheSubstituter.require` throws.
  */
 export function closureImporter(context: Context): ImportClosure {
   return async ({ path, narHash, caches, publicKeys }) => {
@@ -139,20 +148,6 @@ export function closureImporter(context: Context): ImportClosure {
     if (known) return;
     const expected = new Map([[path, narHash]]);
     const substituter = await openSubstituterOf(context, { caches, publicKeys, expected });
-    if (await substituter.substitute(path)) return;
-    throw notOffered(context, path, caches);
+    await substituter.require(path);
   };
-}
-
-/** Why a path that has to come from a cache does not. */
-export function notOffered(context: Context, path: StorePath, caches: readonly string[]): FlkError {
-  if (context.offline)
-    return new FlkError('FLK_OFFLINE', `${path} would have to be fetched from a binary cache`);
-  return new FlkError(
-    'FLK_CACHE_UNTRUSTED',
-    `no cache has ${path}, whole and signed by a key that you trust`,
-    {
-      facts: { caches: caches.join(' ') || 'none' },
-    },
-  );
 }

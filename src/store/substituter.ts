@@ -36,6 +36,12 @@ export interface Substituter {
   substitute(path: StorePath): Promise<boolean>;
 }
 
+/** A substituter for those who cannot build instead. */
+export interface CacheSubstituter extends Substituter {
+  /** As `substitute`; where that gives false, throws why: FLK_CACHE_MISSING, FLK_CACHE_UNTRUSTED, or what keeps from a cache. */
+  require(path: StorePath): Promise<void>;
+}
+
 /** A cache, and how far it is believed. */
 export interface SubstituterCache {
   readonly cache: BinaryCache;
@@ -95,27 +101,31 @@ interface Offer {
 
 /** One of the caches in this run. */
 interface Asked extends SubstituterCache {
-  /** It is left alone from now on. */
-  gone: boolean;
+  /** Why it is left alone from now on. */
+  gone: FlkError | undefined;
   toldUntrusted: boolean;
 }
 
-export function openSubstituter(options: SubstituterOptions): Substituter {
-  return new CacheSubstituter(options);
+export function openSubstituter(options: SubstituterOptions): CacheSubstituter {
+  return new ParallelSubstituter(options);
 }
 
-class CacheSubstituter implements Substituter {
+class ParallelSubstituter implements CacheSubstituter {
   readonly #options: SubstituterOptions;
   readonly #caches: readonly Asked[];
   readonly #question = limiter(maxQuestions);
   readonly #download;
   readonly #offers = new OnceMap<StorePath, Offer | undefined>();
   readonly #fetched = new OnceMap<StorePath, boolean>();
+  /** Paths that were offered, but by nobody who is trusted; and by whom. */
+  readonly #untrusted = new Map<StorePath, string>();
+  /** The first path of a closure that no cache has. */
+  readonly #missing = new Map<StorePath, StorePath>();
   #ordered: Promise<readonly Asked[]> | undefined;
 
   constructor(options: SubstituterOptions) {
     this.#options = options;
-    this.#caches = options.caches.map((cache) => ({ ...cache, gone: false, toldUntrusted: false }));
+    this.#caches = options.caches.map((cache) => ({ ...cache, gone: undefined, toldUntrusted: false }));
     this.#download = limiter(Math.max(1, options.downloads ?? defaultDownloads));
   }
 
@@ -147,6 +157,24 @@ class CacheSubstituter implements Substituter {
     return results.every((result) => result.status === 'fulfilled' && result.value);
   }
 
+  async require(path: StorePath): Promise<void> {
+    if (await this.substitute(path)) return;
+    const missing = this.#missing.get(path) ?? path;
+    const trail = missing === path ? [] : [path];
+    const untrusted = this.#untrusted.get(missing);
+    if (untrusted !== undefined)
+      throw new FlkError('FLK_CACHE_UNTRUSTED', `no key that you trust has signed ${missing}`, {
+        facts: { cache: untrusted },
+        trail,
+      });
+    const [gone] = this.#caches.flatMap((asked) => asked.gone ?? []);
+    if (gone) throw gone;
+    throw new FlkError('FLK_CACHE_MISSING', `no cache has ${missing}`, {
+      facts: { caches: this.#caches.map(({ cache }) => cache.url).join(' ') || 'none' },
+      trail,
+    });
+  }
+
   /** What is missing of a path's closure, each after all that it refers to; undefined where no cache has a part of it. */
   async #closure(top: StorePath): Promise<StorePath[] | undefined> {
     const { store, signal } = this.#options;
@@ -160,7 +188,8 @@ class CacheSubstituter implements Substituter {
       const next = new Set<StorePath>();
       for (const [i, path] of missing.entries()) {
         const offer = offers[i];
-        if (!offer) complete = false;
+        if (!offer) this.#missing.set(top, path);
+        complete &&= offer !== undefined;
         const others = (offer?.info.references ?? []).filter((reference) => reference !== path);
         references.set(path, others);
         for (const reference of others) if (!references.has(reference)) next.add(reference);
@@ -236,6 +265,7 @@ class CacheSubstituter implements Substituter {
     const text = fingerprint(info);
     if (info.signatures.some((signature) => isSignedBy(text, signature, this.#options.publicKeys)))
       return true;
+    this.#untrusted.set(info.path, asked.cache.url);
     if (!asked.toldUntrusted) {
       asked.toldUntrusted = true;
       const { path, signatures } = info;
@@ -252,7 +282,7 @@ class CacheSubstituter implements Substituter {
     const error = asFlkError(thrown);
     if (!unreachable.has(error.code) && !lies.has(error.code)) throw thrown;
     if (asked.gone) return;
-    asked.gone = true;
+    asked.gone = error;
     this.#options.reporter.emit({
       kind: 'notice',
       notice: { type: 'cache-unreachable', cache: asked.cache.url, reason: error.message },

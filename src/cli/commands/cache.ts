@@ -10,7 +10,7 @@ import {
 } from '../../formats/signature.ts';
 import type { StorePath } from '../../formats/store-path.ts';
 import { packings } from '../../store/caches/cache.ts';
-import { notOffered, openCache, openSubstituterOf } from '../caches.ts';
+import { openCache, openSubstituterOf } from '../caches.ts';
 import type { Context } from '../context.ts';
 import { readSecretKey } from '../keys.ts';
 
@@ -109,7 +109,7 @@ async function pull(context: Context, url: string, names: readonly string[]): Pr
   for (const path of paths) {
     store.hold([path]);
     if (store.query(path)) continue;
-    if (!(await substituter.substitute(path))) throw notOffered(context, path, [url]);
+    await substituter.require(path);
     missing.push(path);
   }
   context.answer({ paths, added: missing }, () => paths.join('\n'));
