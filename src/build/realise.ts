@@ -1,4 +1,5 @@
 /** Makes the outputs of a package valid: builds what is missing, inputs first, many at a time, each once across processes. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { compareBytes } from '../base/canonical.ts';
 import { type Limiter, limiter, OnceMap, throwIfAborted } from '../base/concurrency.ts';
 import { asFlkError, FlkError } from '../base/errors.ts';
@@ -10,6 +11,7 @@ import type { Substituter } from '../store/substituter.ts';
 import { BuildLog } from './build-log.ts';
 import { type BuiltinContext, isBuiltin, runBuiltin } from './builtin.ts';
 import type { BuildLimits, Engine } from './engines/engine.ts';
+import { changedWords, coresFor } from './engines/surroundings.ts';
 import type { Instantiation, PlannedDerivation } from './instantiation.ts';
 import { type TakenOutput, takeOutputs } from './outputs.ts';
 import { compareWithValid } from './reproduce.ts';
@@ -193,6 +195,7 @@ class Realisation {
     }
     await this.#needInputs(plan);
     const { times = 1 } = this.#options;
+    await this.#untilClockMoved(plan.derivation);
     let repaired = false;
     for (let round = 1; round <= times; round++) {
       repaired =
@@ -201,13 +204,22 @@ class Realisation {
             this.#build(
               drvPath,
               plan,
-              (taken) => compareWithValid(this.#context.store, plan.name, taken),
+              (taken) => compareWithValid(this.#context.store, plan.name, taken, changedWords(round)),
               round,
             ),
           ),
         )) || repaired;
     }
     return repaired;
+  }
+
+  /** A build in the same second would hide what writes down the time. */
+  async #untilClockMoved(derivation: Derivation): Promise<void> {
+    const infos = outputPaths(derivation).map((path) => this.#context.store.query(path));
+    const last = Math.max(...infos.map((info) => info?.registrationTime ?? 0));
+    const left = (last + 1) * 1000 - Date.now();
+    // A clock that was put back is not waited for.
+    if (left > 0 && left <= 1000) await sleep(left);
   }
 
   #isValid(derivation: Derivation): boolean {
@@ -312,7 +324,7 @@ class Realisation {
             closure,
             toolchain,
             limits,
-            cores: this.#options.cores,
+            cores: coresFor(this.#options.cores, variation),
             ...(variation === undefined ? {} : { variation }),
             log: (line) => {
               kept.add(line);

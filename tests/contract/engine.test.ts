@@ -17,18 +17,21 @@ import { build as bundle } from 'esbuild';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { FlkError } from '../../src/base/errors.ts';
 import { type Event, silent } from '../../src/base/events.ts';
-import type { BuildRequest } from '../../src/build/engines/engine.ts';
 import { type LocalEngine, localEngine } from '../../src/build/engines/local.ts';
-import type { Derivation } from '../../src/formats/derivation.ts';
-import { parseStorePath, type StorePath } from '../../src/formats/store-path.ts';
+import {
+  buildRequest,
+  type Changes,
+  canNamespace,
+  running,
+  sandboxVariants,
+  storePath,
+} from '../support/builds.ts';
 import { errorOf } from '../support/errors.ts';
 import { folderStore } from '../support/folder-store.ts';
 import { temporaryFolder } from '../support/temp.ts';
 
-const path = (name: string, letter = 'a'): StorePath =>
-  parseStorePath(`/nix/store/${letter.repeat(32)}-${name}`);
+const path = storePath;
 const out = path('out');
-const drvPath = path('test.drv', 'd');
 
 interface Built {
   readonly lines: string[];
@@ -36,64 +39,7 @@ interface Built {
   dispose(): Promise<void>;
 }
 
-type Changes = Partial<Omit<BuildRequest, 'limits'>> & {
-  readonly limits?: Partial<BuildRequest['limits']>;
-  readonly env?: Readonly<Record<string, string>>;
-  readonly builder?: string;
-  readonly args?: readonly string[];
-  readonly outputs?: readonly string[];
-};
-
-function request(script: string, lines: string[], changes: Changes = {}): BuildRequest {
-  const { limits, env, builder, args, outputs, ...rest } = changes;
-  const derivation: Derivation = {
-    outputs: new Map(
-      (outputs ?? ['out']).map((name) => [
-        name,
-        { path: name === 'out' ? out : path(`out-${name}`), hashAlgo: '', hash: '' },
-      ]),
-    ),
-    inputDrvs: new Map(),
-    inputSrcs: [],
-    system: 'x86_64-linux',
-    builder: builder ?? '/bin/sh',
-    args: args ?? ['-c', script],
-    env: new Map(Object.entries({ out, PATH: '/usr/sbin:/usr/bin:/sbin:/bin', ...env })),
-  };
-  return {
-    drvPath,
-    derivation,
-    closure: [],
-    toolchain: { kind: 'host' },
-    cores: 2,
-    log: (line) => lines.push(line),
-    limits: { maxOutputBytes: 64 * 1024 * 1024, maxLogBytes: 1024 * 1024, timeout: 60, ...limits },
-    ...rest,
-  };
-}
-
-const has = (tool: string): boolean => spawnSync(tool, ['--version'], { stdio: 'ignore' }).status === 0;
-const canNamespace = spawnSync('unshare', ['--user', '--map-root-user', '--mount', 'true']).status === 0;
-
-/** Processes of this machine whose command line holds the word. */
-function running(word: string): string[] {
-  return readdirSync('/proc')
-    .filter((entry) => /^[0-9]+$/.test(entry))
-    .filter((pid) => {
-      try {
-        return readFileSync(`/proc/${pid}/cmdline`, 'latin1').split('\0').includes(word);
-      } catch {
-        return false;
-      }
-    });
-}
-
-const variants = [
-  { sandbox: 'bubblewrap' as const, usable: has('bwrap') && canNamespace },
-  { sandbox: 'unshare' as const, usable: has('unshare') && canNamespace },
-];
-
-for (const { sandbox, usable } of variants) {
+for (const { sandbox, usable } of sandboxVariants) {
   describe.skipIf(!usable)(`engine with ${sandbox}${usable ? '' : ' (not usable on this machine)'}`, () => {
     let root: string;
     let engine: LocalEngine;
@@ -107,7 +53,7 @@ for (const { sandbox, usable } of variants) {
 
     async function build(script: string, changes: Changes = {}): Promise<Built> {
       const lines: string[] = [];
-      const built = await engine.build(request(script, lines, changes));
+      const built = await engine.build(buildRequest(script, lines, changes));
       return { lines, outputs: built.outputs, dispose: () => built.dispose() };
     }
 
@@ -120,7 +66,7 @@ for (const { sandbox, usable } of variants) {
     async function failure(script: string, changes: Changes = {}): Promise<FlkError> {
       const lines: string[] = [];
       try {
-        await (await engine.build(request(script, lines, changes))).dispose();
+        await (await engine.build(buildRequest(script, lines, changes))).dispose();
       } catch (error) {
         if (error instanceof FlkError) return error;
         throw error;
@@ -176,6 +122,24 @@ for (const { sandbox, usable } of variants) {
           ...['CapInh:\t0000000000000000', 'CapPrm:\t0000000000000000', 'CapEff:\t0000000000000000'],
           ...['CapAmb:\t0000000000000000', 'NoNewPrivs:\t1'],
         ]);
+      });
+
+      it('differs, where only compared, in what is not promised and in nothing else', async () => {
+        const script = [
+          'id -un; id -u; uname -n; nproc; : > b; : > a',
+          'echo "$(ls -U | xargs) $(df --output=fstype . | tail -1)"',
+          'umask; pwd; ls / | xargs; env | grep -v CORES | sort; echo ok > $out',
+        ].join('\n');
+        const usual = await printed(script);
+        const odd = await printed(script, { variation: 1 });
+        const even = await printed(script, { variation: 2 });
+        const [own, second] = [odd, even].map((lines) => lines.slice(0, 3));
+        expect(own).toEqual(['rebuilder1', '2001', 'rebuild-1']);
+        expect(second).toEqual(['rebuilder2', '2002', 'rebuild-2']);
+        // One processor, and a working folder in memory.
+        expect([odd[3], odd[4]]).toEqual(['1', expect.stringContaining('tmpfs')]);
+        expect(even.slice(3)).toEqual(usual.slice(3));
+        expect(odd.slice(5)).toEqual(usual.slice(5));
       });
 
       it('has the derivation’s environment and what Nix sets, nothing of flk’s', async () => {
@@ -303,7 +267,7 @@ for (const { sandbox, usable } of variants) {
         const lines: string[] = [];
         const error = await errorOf(
           engine.build(
-            request('echo a; echo b >&2; echo c; printf "%s" 1%; printf "\\r2%%\\r\\n"; exit 7', lines),
+            buildRequest('echo a; echo b >&2; echo c; printf "%s" 1%; printf "\\r2%%\\r\\n"; exit 7', lines),
           ),
         );
         expect(error).toMatchObject({ code: 'FLK_BUILD_FAILED', facts: { status: 'exit status 7' } });
@@ -561,7 +525,9 @@ describe.skipIf(!canNamespace)(
           bash -c 'exec 3<>/dev/tcp/127.0.0.1/${port} && cat <&3'
           echo ${round} > $out; env | grep -c FLK_TEST_SECRET`;
           process.env.FLK_TEST_SECRET = 'leaked';
-          const built = await engine.build(request(`${script}; :`, lines, { closure: [path('text', 'c')] }));
+          const built = await engine.build(
+            buildRequest(`${script}; :`, lines, { closure: [path('text', 'c')] }),
+          );
           delete process.env.FLK_TEST_SECRET;
           expect(lines).toEqual([
             `${'c'.repeat(32)}-text`,
@@ -585,7 +551,7 @@ describe.skipIf(!canNamespace)(
       });
       const lines: string[] = [];
       const built = await engine.build(
-        request('sleep 98766 & setsid sleep 98767 & echo > $out; echo done', lines),
+        buildRequest('sleep 98766 & setsid sleep 98767 & echo > $out; echo done', lines),
       );
       await built.dispose();
       expect(lines).toEqual(['done']);
@@ -600,7 +566,7 @@ describe.skipIf(!canNamespace)(
         reporter: silent,
       });
       const toolchain = { kind: 'path' as const, path: path('toolchain', 'f') };
-      await expect(engine.build(request('', [], { toolchain }))).rejects.toMatchObject({
+      await expect(engine.build(buildRequest('', [], { toolchain }))).rejects.toMatchObject({
         code: 'FLK_SANDBOX_UNAVAILABLE',
       });
     });

@@ -1,6 +1,6 @@
 /** The sandbox by bubblewrap 0.8 or later. Its manual: bwrap(1). */
 
-import { type Confined, type Inside, type Sandbox, sandboxUser } from './sandbox.ts';
+import type { Confined, Inside, Sandbox } from './sandbox.ts';
 import { kernelFiles, type View } from './view.ts';
 
 /** A sandbox that starts `program` (bwrap). */
@@ -25,14 +25,16 @@ export function bubblewrap(program: string): Sandbox {
 function optionsFor(view: View, inside: Inside): string[] {
   const options = ['--die-with-parent', '--unshare-user', '--cap-drop', 'ALL', '--ro-bind', view.root, '/'];
   if (view.isolated) {
+    const { hostName, user } = view.isolated;
     options.push('--unshare-pid', '--as-pid-1', '--unshare-net', '--unshare-ipc', '--unshare-uts');
-    options.push('--unshare-cgroup-try', '--disable-userns', '--new-session', '--hostname', 'localhost');
-    options.push('--uid', String(sandboxUser.uid), '--gid', String(sandboxUser.gid));
+    options.push('--unshare-cgroup-try', '--disable-userns', '--new-session', '--hostname', hostName);
+    options.push('--uid', String(user.uid), '--gid', String(user.gid));
     options.push('--proc', '/proc', '--dev', '/dev', '--tmpfs', '/dev/shm', '--remount-ro', '/dev');
     for (const path of kernelFiles) options.push('--ro-bind-try', path, path);
   }
   const flags = { 'read-only': '--ro-bind', writable: '--bind', 'as-is': '--dev-bind' };
   for (const mount of view.mounts) options.push(flags[mount.access], mount.source, mount.target);
+  for (const { target } of view.inMemory) options.push('--perms', '0755', '--tmpfs', target);
   options.push('--chdir', inside.cwd);
   if (inside.env) options.push('--clearenv');
   for (const [name, value] of inside.env ?? []) options.push('--setenv', name, value);

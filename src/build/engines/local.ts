@@ -5,6 +5,7 @@ import {
   lstat,
   mkdir,
   open,
+  readFile,
   realpath,
   rename,
   stat,
@@ -24,6 +25,7 @@ import { keepBuildFolder } from './failed.ts';
 import { findTool, sandboxUnavailable, toolPath } from './host.ts';
 import type { Confined, Sandbox } from './sandbox.ts';
 import { type Ended, type Supervised, supervise } from './supervise.ts';
+import { surroundingsOf } from './surroundings.ts';
 import { utilLinux } from './unshare.ts';
 import { hostView, isolatedView, makeScratch, type Scratch, storeMounts, type View } from './view.ts';
 import { Workshop } from './workshop.ts';
@@ -96,13 +98,12 @@ function buildIn(
 ): Promise<BuiltOutputs | { readonly notStarted: readonly string[] }> {
   const physical = (path: StorePath): string => place.store.physical(path);
   return inStage(place, request, async ({ folder, scratch, dispose }) => {
-    const base = await place.workshop.base(request.toolchain);
-    const view = await isolatedView(base, scratch, request.closure, physical);
-    const ended = await run(await confined(sandbox, view, { folder, cwd: '/build' }, request), place, {
-      folder,
-      scratch,
-      request,
-    });
+    const surroundings = surroundingsOf(request.variation);
+    const base = await place.workshop.base(request.toolchain, surroundings.user);
+    const view = await isolatedView(base, scratch, request.closure, physical, surroundings);
+    const inside = await confined(sandbox, view, { folder, cwd: '/build' }, request);
+    const what = surroundings.oneProcessor ? await onOneProcessor(inside) : inside;
+    const ended = await run(what, place, { folder, scratch, request });
     if (!ended.started) {
       await dispose();
       return { notStarted: ended.lastLines };
@@ -110,6 +111,14 @@ function buildIn(
     assertSuccess(ended, request);
     return { outputs: await findOutputs(scratch, request), dispose };
   });
+}
+
+/** With all that it starts; as it is, where util-linux's taskset is missing. */
+async function onOneProcessor<T extends Confined>(what: T): Promise<T> {
+  const taskset = await findTool('taskset');
+  const allowed = /^Cpus_allowed_list:\s*(\d+)/m.exec(await readFile('/proc/self/status', 'utf8'))?.[1];
+  if (taskset === undefined || allowed === undefined) return what;
+  return { ...what, program: taskset, args: ['-c', allowed, what.program, ...what.args] };
 }
 
 /** Whether it was the sandbox that could not be made, or only this builder that could not be started in it. */
@@ -155,9 +164,11 @@ function openEngine({ store, reporter, keepFailed }: LocalEngineOptions): LocalE
       // Not shared: what has left the builder's group may keep its log open.
       const workshop = new Workshop(store);
       try {
-        return await buildOpenly({ store, workshop, confinements, keepFailed }, request);
-      } finally {
+        const built = await buildOpenly({ store, workshop, confinements, keepFailed }, request);
+        return { ...built, dispose: () => built.dispose().then(() => workshop.close()) };
+      } catch (error) {
         await workshop.close();
+        throw error;
       }
     },
     close: async () => {},
@@ -211,14 +222,15 @@ interface Staged {
 
 /** Gives `work` a staging folder, which goes when the work fails; else it is the result's to dispose of. */
 async function inStage<T>(
-  { store, keepFailed }: Place,
+  { store, workshop, keepFailed }: Place,
   request: BuildRequest,
   work: (staged: Staged) => Promise<T>,
 ): Promise<T> {
   const stage = await store.stage();
   const scratch = await makeScratch(stage.path);
+  const dispose = async (): Promise<void> => workshop.discard(scratch, () => stage.dispose());
   try {
-    return await work({ folder: stage.path, scratch, dispose: () => stage.dispose() });
+    return await work({ folder: stage.path, scratch, dispose });
   } catch (error) {
     // Where nothing can be kept, the failure itself is what counts.
     const told =

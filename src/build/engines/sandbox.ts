@@ -25,6 +25,3 @@ export interface Sandbox {
   /** `folder` is a fresh one, for this command alone, where the sandbox may put what it needs. */
   confine(view: View, folder: string, inside: Inside): Promise<Confined>;
 }
-
-/** Who a builder is inside, whoever runs flk. */
-export const sandboxUser = { uid: 1000, gid: 100 } as const;

@@ -10,7 +10,8 @@ import { randomBytes } from 'node:crypto';
 import { lstat, mkdir, readFile, readlink, rename, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { toolPath } from './host.ts';
-import { type Confined, type Inside, type Sandbox, sandboxUser } from './sandbox.ts';
+import type { Confined, Inside, Sandbox } from './sandbox.ts';
+import type { Surroundings } from './surroundings.ts';
 import { devices, kernelFiles, type Mount, type View } from './view.ts';
 
 /**
@@ -21,14 +22,14 @@ import { devices, kernelFiles, type Mount, type View } from './view.ts';
  */
 const script = `
 set -e
-flk_root=$1 flk_old=$2 flk_table=$3 flk_again=$4 flk_kind=$5 flk_path=$6
+flk_root=$1 flk_old=$2 flk_table=$3 flk_again=$4 flk_host=$5 flk_path=$6
 shift 6
 tool() { PATH=$flk_path "$@"; }
 tool mount --rbind -- "$flk_root" "$flk_root"
 tool mount -a -T "$flk_table"
 while read -r flk_options flk_target; do tool mount -o "$flk_options" -- "$flk_target"; done < "$flk_again"
-if [ "$flk_kind" = isolated ]; then
-  tool hostname localhost
+if [ -n "$flk_host" ]; then
+  tool hostname "$flk_host"
   tool ip link set lo up 2>/dev/null || tool ifconfig lo up 2>/dev/null ||
     tool perl -e '$up = pack("a16s", "lo", 0x49); socket(S, 2, 2, 0) && ioctl(S, 0x8914, $up)' 2>/dev/null || :
 fi
@@ -45,7 +46,7 @@ export function utilLinux(unshare: string): Sandbox {
     name: 'unshare',
     confine: async (view, folder, inside) =>
       view.isolated
-        ? confineIsolated(unshare, view, folder, inside)
+        ? confineIsolated(unshare, view, view.isolated, folder, inside)
         : confineOnHost(unshare, view, folder, inside),
   };
 }
@@ -53,6 +54,7 @@ export function utilLinux(unshare: string): Sandbox {
 async function confineIsolated(
   unshare: string,
   view: View,
+  { hostName, user }: Surroundings,
   folder: string,
   inside: Inside,
 ): Promise<Confined> {
@@ -84,6 +86,7 @@ async function confineIsolated(
     line('devpts', join(root, 'dev/pts'), 'devpts', 'nosuid,noexec,newinstance,ptmxmode=0666,mode=620'),
     line('tmpfs', join(root, 'dev/shm'), 'tmpfs', 'nosuid,nodev,mode=1777'),
     ...view.mounts.map((mount) => bindLine(mount, root, host)),
+    ...view.inMemory.map(({ target }) => line('tmpfs', join(root, target), 'tmpfs', 'nosuid,nodev,mode=755')),
   ];
   const again = [...submounts(mounts, tools, host), ...submounts(view.mounts, root, host)];
   return {
@@ -103,11 +106,11 @@ async function confineIsolated(
         script,
         'flk',
       ],
-      ...[tools, 'old', ...(await written(folder, table, again)), 'isolated', toolPath()],
+      ...[tools, 'old', ...(await written(folder, table, again)), hostName, toolPath()],
       // CAP_SETFCAP alone stays: the kernel asks for it where user 0 is mapped into a namespace below.
       ...['setpriv', '--no-new-privs', '--inh-caps=-all', '--bounding-set=-all,+setfcap', '--'],
       ...['env', '-i', '--', ...assignments(inside.env ?? new Map())],
-      ...[unshare, `--map-user=${sandboxUser.uid}`, `--map-group=${sandboxUser.gid}`],
+      ...[unshare, `--map-user=${user.uid}`, `--map-group=${user.gid}`],
       ...[`--root=/${name}`, `--wd=${inside.cwd}`, '--', ...inside.argv],
     ],
     started: (status) => status.startsWith('started'),
@@ -127,7 +130,7 @@ async function confineOnHost(unshare: string, view: View, folder: string, inside
     args: [
       ...(mayMount ? ['--mount'] : ['--user', '--map-root-user', '--mount']),
       ...['--', '/bin/sh', '-c', script, 'flk', view.root, 'nix'],
-      ...[...(await written(folder, table, again)), 'host', toolPath()],
+      ...[...(await written(folder, table, again)), '', toolPath()],
       ...(inside.env ? ['env', '-i', '--', ...assignments(inside.env)] : []),
       ...[unshare, ...(mayMount ? [] : user), `--wd=${inside.cwd}`, '--', ...inside.argv],
     ],

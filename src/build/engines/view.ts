@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { FlkError, systemCode } from '../../base/errors.ts';
 import { baseNameOf, type StorePath, storeDir } from '../../formats/store-path.ts';
 import type { Toolchain } from './engine.ts';
+import type { Surroundings } from './surroundings.ts';
 
 export interface Mount {
   /** A physical folder or file, without symlinks on the way. */
@@ -17,16 +18,23 @@ export interface Mount {
   readonly access: 'read-only' | 'writable' | 'as-is';
 }
 
+/** An empty folder in memory, to be written, at a place like a mount's. */
+export interface MemoryFolder {
+  readonly target: string;
+}
+
 export interface View {
   /** The physical folder that becomes `/`, read-only. */
   readonly root: string;
   /** In the order in which they are mounted. */
   readonly mounts: readonly Mount[];
+  /** After the mounts. */
+  readonly inMemory: readonly MemoryFolder[];
   /**
-   * Own processes, network, System V IPC, host name, /proc and /dev, and a fixed user; else only the file system differs and
+   * Own processes, network, System V IPC, /proc and /dev, and this host name and user; undefined: only the file system differs and
    * all else is the caller's.
    */
-  readonly isolated: boolean;
+  readonly isolated: Surroundings | undefined;
 }
 
 /** The folders that one build may write, all on the store's file system. */
@@ -60,16 +68,16 @@ export interface Base {
 const ownEntries: ReadonlySet<string> = new Set(['build', 'dev', 'etc', 'nix', 'proc', 'tmp']);
 
 /** Who a builder is, as Nix names it, so that `id` and `ls -l` say the same in both. */
-const etcFiles: Readonly<Record<string, string>> = {
+const etcFiles = ({ name, uid, gid }: Surroundings['user']): Readonly<Record<string, string>> => ({
   passwd: [
     'root:x:0:0:root:/build:/noshell',
-    'nixbld:x:1000:100:builder:/build:/noshell',
+    `${name}:x:${uid}:${gid}:builder:/build:/noshell`,
     'nobody:x:65534:65534:nobody:/:/noshell',
     '',
   ].join('\n'),
-  group: ['root:x:0:', 'nixbld:!:100:', 'nogroup:x:65534:', ''].join('\n'),
+  group: ['root:x:0:', `${name}:!:${gid}:`, 'nogroup:x:65534:', ''].join('\n'),
   hosts: '127.0.0.1 localhost\n::1 localhost\n',
-};
+});
 
 /** What of the host's /etc its compilers and interpreters cannot do without, where it exists. */
 const hostEtc = ['alternatives', 'ld.so.cache', 'ld.so.conf', 'ld.so.conf.d', 'ssl'];
@@ -80,12 +88,14 @@ export async function makeBase(
   folder: string,
   toolchain: Toolchain,
   physical: (path: StorePath) => string,
+  user: Surroundings['user'],
 ): Promise<Base> {
   const [root, empty] = [join(folder, 'root'), join(folder, 'empty')];
   for (const path of [root, empty]) await mkdir(path, { mode: 0o755 });
   for (const name of ownEntries) await mkdir(join(root, name));
   await mkdir(join(root, storeDir), { recursive: true });
-  for (const [name, text] of Object.entries(etcFiles)) await writeFile(join(root, 'etc', name), text);
+  const files = etcFiles(user);
+  for (const [name, text] of Object.entries(files)) await writeFile(join(root, 'etc', name), text);
   await fillDev(join(root, 'dev'));
   const mounts: Mount[] = [];
   const place = (source: string, target: string) => placeAt(root, source, target, 'read-only', mounts);
@@ -97,7 +107,7 @@ export async function makeBase(
   await mkdir(join(root, 'bin')).catch(ignoreExisting);
   const etc = toolchain.kind === 'host' ? hostEtc : await entriesOf(join(top, 'etc')).catch(() => []);
   for (const name of etc) {
-    if (!Object.hasOwn(etcFiles, name)) await place(join(top, 'etc', name), `/etc/${name}`);
+    if (!Object.hasOwn(files, name)) await place(join(top, 'etc', name), `/etc/${name}`);
   }
   // Who runs flk as root is the owner of /etc/ssl also inside: the host's private keys must not be there to be read.
   if (toolchain.kind === 'host' && (await isFolder('/etc/ssl/private')))
@@ -111,6 +121,7 @@ export async function isolatedView(
   scratch: Scratch,
   closure: readonly StorePath[],
   physical: (path: StorePath) => string,
+  surroundings: Surroundings,
 ): Promise<View> {
   const mounts: Mount[] = [
     ...base.mounts,
@@ -118,7 +129,8 @@ export async function isolatedView(
     { source: scratch.tmp, target: '/tmp', access: 'writable' },
     ...(await storeMounts(scratch, closure, physical)),
   ];
-  return { root: base.root, mounts, isolated: true };
+  const inMemory = surroundings.inMemory ? [{ target: '/build' }] : [];
+  return { root: base.root, mounts, inMemory, isolated: surroundings };
 }
 
 /** The host as it is, but for /nix/store, which is `store` (and the closure in it, for a build). */
@@ -128,7 +140,7 @@ export async function hostView(root: string, store: readonly Mount[]): Promise<V
     if (name !== 'nix') await placeAt(root, `/${name}`, `/${name}`, 'as-is', mounts);
   }
   await mkdir(join(root, storeDir), { recursive: true });
-  return { root, mounts: [...mounts, ...store], isolated: false };
+  return { root, mounts: [...mounts, ...store], inMemory: [], isolated: undefined };
 }
 
 /** /nix/store: a folder that can be written, with every path of the closure read-only in it. */

@@ -1,6 +1,6 @@
 /** What the builds of one engine share, because making it anew for each would cost more than a small build does. */
 import { chmodSync, constants, openSync, rmSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rmdir } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
 import { OnceMap } from '../../base/concurrency.ts';
@@ -8,7 +8,8 @@ import { FlkError } from '../../base/errors.ts';
 import { run } from '../../base/process.ts';
 import type { Store } from '../../store/store.ts';
 import type { Toolchain } from './engine.ts';
-import { type Base, makeBase } from './view.ts';
+import type { Surroundings } from './surroundings.ts';
+import { type Base, makeBase, type Scratch } from './view.ts';
 
 /**
  * A pipe whose writing end is a real one: what Node makes are sockets, and a builder that opens /dev/stdout could not. `end` is to
@@ -25,6 +26,7 @@ export class Workshop {
   readonly #store: Pick<Store, 'physical' | 'stage'>;
   readonly #bases = new OnceMap<string, Base>();
   #stage: ReturnType<Store['stage']> | undefined;
+  readonly #leaving = new Set<Promise<void>>();
   /** Named pipes that nobody has open. */
   #idle: string[] = [];
   #made = 0;
@@ -34,11 +36,12 @@ export class Workshop {
   }
 
   /** Read-only for builds, so that what one build does to it no other can see. */
-  base(toolchain: Toolchain): Promise<Base> {
-    return this.#bases.get(toolchain.kind === 'host' ? 'host' : toolchain.path, async () => {
+  base(toolchain: Toolchain, user: Surroundings['user']): Promise<Base> {
+    const tools = toolchain.kind === 'host' ? 'host' : toolchain.path;
+    return this.#bases.get(`${tools} ${user.name}`, async () => {
       const folder = await this.#place('base');
       await mkdir(folder, { mode: 0o755 });
-      return makeBase(folder, toolchain, (path) => this.#store.physical(path));
+      return makeBase(folder, toolchain, (path) => this.#store.physical(path), user);
     });
   }
 
@@ -57,8 +60,21 @@ export class Workshop {
     };
   }
 
+  /**
+   * Removes what a build has left while others go on: removing a folder may wait for the file system's journal. What fails here the
+   * next flk removes.
+   */
+  discard(scratch: Scratch, dispose: () => Promise<void>): void {
+    const done = Promise.allSettled(Object.values<string>({ ...scratch }).map((folder) => rmdir(folder)))
+      .then(dispose)
+      .catch(() => {})
+      .finally(() => this.#leaving.delete(done));
+    this.#leaving.add(done);
+  }
+
   /** Removes all of it. Whoever builds after that begins anew. */
   async close(): Promise<void> {
+    await Promise.all(this.#leaving);
     const stage = this.#stage;
     this.#stage = undefined;
     this.#bases.clear();

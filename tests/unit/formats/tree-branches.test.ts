@@ -43,10 +43,14 @@ it('gives each branch what a walk of its own would', async () => {
 describe('a sink that throws', () => {
   it('is heard of, and disturbs no other, also one around it', async () => {
     const tree = directory({ a: directory({ b: file('b'), c: file('c') }), d: file('d') });
+    const nothing = () => {};
     const broken: TreeSink = {
-      ...(Object.fromEntries(
-        ['directory', 'entry', 'endDirectory', 'data', 'endFile', 'symlink'].map((name) => [name, () => {}]),
-      ) as Omit<TreeSink, 'file'>),
+      directory: nothing,
+      entry: nothing,
+      endDirectory: nothing,
+      data: nothing,
+      endFile: nothing,
+      symlink: nothing,
       file: () => {
         throw new Error('full');
       },
