@@ -1,0 +1,56 @@
+/** `flk build --rebuild`: what a build should not depend on is told, with its kind and what helps. */
+import { spawnSync } from 'node:child_process';
+import { describe, expect, it } from 'vitest';
+import { flakeWorld } from '../support/cli.ts';
+
+const works = (...command: [string, ...string[]]): boolean =>
+  spawnSync(command[0], command.slice(1)).status === 0;
+const canSandbox =
+  works('bwrap', '--version') || works('unshare', '--user', '--map-root-user', '--mount', 'true');
+
+const manifest = `description: builds that write down too much
+toolchain: host
+packages:
+  steady: { installPhase: echo steady > $out }
+  late: { installPhase: 'mkdir $out; date > $out/when; echo same > $out/same' }
+  where: { installPhase: uname -n > $out }
+  who: { installPhase: id -un > $out }
+  listed: { installPhase: 'for i in 1 2 3 4 5 6 7 8 9; do : > f$i; done; ls -U > $out' }
+  named: { installPhase: 'mktemp -d /tmp/work.XXXXXXXX/../tmp.XXXXXXXX > $out 2>/dev/null || mktemp -d /tmp/x.XXXXXXXXXX > $out' }
+  drawn: { installPhase: 'od -An -N16 -tx1 /dev/urandom | tr -d " " > $out' }
+`;
+
+describe.skipIf(!canSandbox)(`flk build --rebuild${canSandbox ? '' : ' (skipped: no sandbox)'}`, () => {
+  it.each([
+    ['late', 'when (timestamp at byte', 'SOURCE_DATE_EPOCH'],
+    ['where', '(machine at byte 0: “localhost” became “rebuild-1”)', 'host’s name'],
+    ['who', '(machine at byte 0: “nixbld” became “rebuilder1”)', 'user'],
+    ['listed', '(order at byte', 'sort'],
+    ['named', '(path at byte', 'mktemp'],
+    ['drawn', '(random at byte 0', 'seed'],
+  ])('tells what %s leaks', async (name, line, hint) => {
+    const world = flakeWorld(manifest);
+    const first = await world.flk(['build', '--no-link', `.#${name}`]);
+    expect(first).toMatchObject({ status: 0 });
+    const { status, stdout } = await world.flk(['build', '--no-link', '--rebuild', '--json', `.#${name}`]);
+    const { error } = JSON.parse(stdout);
+    expect([status, error.code]).toEqual([1, 'FLK_BUILD_NOT_REPRODUCIBLE']);
+    expect(error.facts.differs).toContain(line);
+    expect(error.facts.differs.split('\n')).toHaveLength(1);
+    expect(error.hint).toContain(hint);
+  });
+
+  it('is content with what depends on nothing, as often as it is asked', async () => {
+    const world = flakeWorld(manifest);
+    const { status, stderr } = await world.flk([
+      'build',
+      '--no-link',
+      '--rebuild',
+      '--times',
+      '3',
+      '.#steady',
+    ]);
+    expect(status).toBe(0);
+    expect(stderr.match(/built steady/g)).toHaveLength(4);
+  });
+});
