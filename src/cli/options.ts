@@ -355,6 +355,7 @@ const storeDetails = [
   'verify [-r] [PATH…]                           whether files are what they were; without PATH the whole store',
   '  [--no-contents] [--no-trust]                only what is recorded; whoever signed it',
   'repair PATH…|--all                            make broken paths anew from the caches',
+  'optimise [PATH…]                              make equal files one file, and say how much that frees',
   'delete PATH…                                  remove paths that nothing keeps, and say what keeps the others',
   'why-depends [-a] [--precise] PATH DEPENDENCY  how one leads to the other; --precise: through which files',
   'diff [--files] BEFORE AFTER                   packages that closures differ in; --files: files of the two paths',

@@ -2,18 +2,16 @@
 import { throwIfAborted } from '../base/concurrency.ts';
 import { asFlkError, FlkError } from '../base/errors.ts';
 import type { NarHash } from '../formats/hash.ts';
-import { hashTree } from '../formats/nar.ts';
 import type { StorePath } from '../formats/store-path.ts';
 import type { PathInfo } from './path-info.ts';
 import type { Store } from './store.ts';
 import type { SubstitutedStore, Substituter } from './substituter.ts';
-import { walkPath } from './tree-files.ts';
 
 export type PathFault =
   /** A record, and nothing on disk. */
   | { readonly kind: 'missing'; readonly path: StorePath }
   /** Other bytes than those of the record. */
-  | { readonly kind: 'corrupt'; readonly path: StorePath; readonly found: NarHash; readonly wanted: NarHash }
+  | { readonly kind: 'corrupt'; readonly path: StorePath; readonly found: string; readonly wanted: NarHash }
   /** A file that cannot be read, or is something that no store holds. */
   | { readonly kind: 'unreadable'; readonly path: StorePath; readonly reason: string }
   /** It refers to what is not valid. */
@@ -27,51 +25,42 @@ export interface VerifyOptions {
   /** Who may be believed; undefined: nobody asks. */
   readonly isTrusted?: (info: PathInfo) => boolean;
   readonly signal?: AbortSignal;
-  /** Told how many bytes of NAR have been looked at. */
+  /** Told how many bytes the NARs have that have been looked at. */
   readonly progress?: (bytes: number) => void;
 }
 
-/** What is wrong with each of these paths, as it is found. Throws FLK_INTERRUPTED. */
+/** What is wrong with each of these paths, in their order. Throws FLK_INTERRUPTED. */
 export async function* verifyPaths(
   store: Store,
   paths: readonly StorePath[],
   options: VerifyOptions,
 ): AsyncGenerator<PathFault> {
   let passed = 0;
-  for (const path of paths) {
+  const read = options.contents ? store.verify(paths, options.signal) : paths.map((path) => ({ path }));
+  for await (const verified of read) {
+    const { path } = verified;
     throwIfAborted(options.signal);
     const info = store.query(path);
     if (!info) {
       yield { kind: 'missing', path };
       continue;
     }
+    // Whoever removes a path removes what refers to it first.
     for (const reference of info.references)
       if (!store.query(reference) && store.query(path)) yield { kind: 'incomplete', path, reference };
-    if (options.contents) {
-      const tree = walkPath(store.physical(path), {
-        progress: (bytes) => options.progress?.(passed + bytes),
-      });
-      const fault = await readFault(info, () => hashTree(tree, options.signal));
-      // Somebody swept it meanwhile: it was whole, or nobody needed it.
-      if (fault && store.query(path)) yield fault;
-    }
+    if ('fault' in verified && verified.fault) yield faultOf(info, verified.fault);
     if (options.isTrusted && !options.isTrusted(info)) yield { kind: 'untrusted', path };
     passed += info.narSize;
     options.progress?.(passed);
   }
 }
 
-async function readFault(
-  { path, narHash }: PathInfo,
-  read: () => Promise<{ readonly narHash: NarHash }>,
-): Promise<PathFault | undefined> {
-  try {
-    const { narHash: found } = await read();
-    return found === narHash ? undefined : { kind: 'corrupt', path, found, wanted: narHash };
-  } catch (error) {
-    if (!(error instanceof FlkError) || error.code === 'FLK_INTERRUPTED') throw error;
-    return { kind: 'unreadable', path, reason: error.message };
-  }
+function faultOf({ path, narHash }: PathInfo, error: FlkError): PathFault {
+  const { code, message, facts } = error;
+  if (code === 'FLK_INTERRUPTED' || code === 'FLK_INTERNAL') throw error;
+  return code === 'FLK_STORE_CORRUPT' && facts.found !== undefined
+    ? { kind: 'corrupt', path, found: facts.found, wanted: narHash }
+    : { kind: 'unreadable', path, reason: message };
 }
 
 export interface Repair {

@@ -92,6 +92,12 @@ const subCommands = {
     options: ['all'],
     run: async (...call) => (await import('./store/check.ts')).runRepair(...call),
   },
+  optimise: {
+    args: '[PATH…]',
+    min: 0,
+    options: [],
+    run: async (...call) => (await import('./store/check.ts')).runOptimise(...call),
+  },
   delete: {
     args: 'PATH…',
     min: 1,

@@ -14,7 +14,7 @@ import { type PathFault, type Repair, repairPaths, verifyPaths } from '../../../
 import { openConfiguredSubstituter } from '../../caches.ts';
 import type { Context } from '../../context.ts';
 import { readLock } from '../../live-roots.ts';
-import { readPathArgument } from '../../store-paths.ts';
+import { readPathArgument, readValidPath } from '../../store-paths.ts';
 import { closureOf } from './query.ts';
 
 export async function runVerify(context: Context, args: readonly string[]): Promise<number> {
@@ -150,6 +150,21 @@ export async function runRepair(context: Context, args: readonly string[]): Prom
 function repairLines({ path, failure }: Repair): string[] {
   if (!failure) return [`${path}: made anew`];
   return [`${path}: broken still: ${failure.message}`, ...(failure.hint === '' ? [] : [`  ${failure.hint}`])];
+}
+
+export async function runOptimise(context: Context, args: readonly string[]): Promise<number> {
+  const store = await context.store();
+  const paths =
+    args.length === 0 ? store.paths() : args.map((text) => readValidPath(store, context.cwd, text).path);
+  const { signal } = context;
+  const saved = await span(
+    context.reporter,
+    { type: 'hash', subject: `${paths.length} paths` },
+    ({ progress }) =>
+      store.optimise(paths, { signal, progress: (done, total) => progress(done, total, 'objects') }),
+  );
+  context.answer(saved, () => `${saved.files} files were equal to others: ${formatBytes(saved.bytes)} free`);
+  return 0;
 }
 
 export async function runDelete(context: Context, args: readonly string[]): Promise<number> {

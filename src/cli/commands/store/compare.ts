@@ -32,7 +32,7 @@ export async function runWhyDepends(context: Context, args: readonly string[]): 
     () =>
       shown.length === 0 && from !== to
         ? `${from} does not depend on ${to}`
-        : [from, ...treeLines(context.paint, shown, files, from)].join('\n'),
+        : [from, ...treeLines(context.paint, shown, all ? files : files && firstOf(files), from)].join('\n'),
   );
   return shown.length === 0 && from !== to ? 1 : 0;
 }
@@ -47,6 +47,12 @@ async function filesOf(context: Context, store: Store, edges: readonly Edge[]): 
   }
   return ({ from, to }) => found.get(from)?.get(to) ?? [];
 }
+
+/** Who asks for one way needs one reason for each of its steps. */
+const firstOf =
+  (files: FilesOf): FilesOf =>
+  (edge) =>
+    files(edge).slice(0, 1);
 
 /** Each path once with what it leads to; where it comes again, only its name. */
 function treeLines(

@@ -7,7 +7,9 @@ import { span } from '../../../base/events.ts';
 import { hashTree } from '../../../formats/nar.ts';
 import { NarParser } from '../../../formats/nar-parser.ts';
 import { makeSourcePath, type StorePath } from '../../../formats/store-path.ts';
+import { addFile, type FileMode } from '../../../store/add-file.ts';
 import { exportPaths, importPaths, writeNar } from '../../../store/exchange.ts';
+import type { Store } from '../../../store/store.ts';
 import { removeTree, restoreTree, walkPath } from '../../../store/tree-files.ts';
 import type { Context } from '../../context.ts';
 import { readValidPath, validPath } from '../../store-paths.ts';
@@ -17,23 +19,35 @@ export async function runAdd(context: Context, args: readonly string[]): Promise
   const { name, mode = 'nar' } = context.flags;
   if (name !== undefined && args.length > 1)
     throw new FlkError('FLK_USAGE', '--name names one path, and there are several');
-  if (mode !== 'nar') throw new FlkError('FLK_USAGE', `there is no --mode ${mode}`, { hint: '--mode nar' });
+  if (mode !== 'nar' && mode !== 'flat' && mode !== 'text')
+    throw new FlkError('FLK_USAGE', `there is no --mode ${mode}`, { hint: '--mode nar, flat or text' });
   const store = await context.store();
   const added: StorePath[] = [];
   for (const text of args) {
     const place = resolve(context.cwd, text);
-    const called = name ?? basename(place);
-    added.push(
-      await span(context.reporter, { type: 'add', subject: called }, async ({ progress }) => {
-        const tree = walkPath(place, { progress: (bytes) => progress(bytes, undefined, 'bytes') });
-        if (context.flags['dry-run'])
-          return makeSourcePath(called, (await hashTree(tree, context.signal)).narHash);
-        return (await store.addTree(called, tree)).path;
-      }),
-    );
+    added.push(await addOne(context, store, name ?? basename(place), place, mode));
   }
   context.answer(added, () => added.join('\n'));
   return 0;
+}
+
+async function addOne(
+  context: Context,
+  store: Store,
+  name: string,
+  place: string,
+  mode: 'nar' | FileMode,
+): Promise<StorePath> {
+  const dryRun = context.flags['dry-run'];
+  const { signal } = context;
+  return await span(context.reporter, { type: 'add', subject: name }, async (adding) => {
+    const progress = (bytes: number): void => adding.progress(bytes, undefined, 'bytes');
+    if (mode !== 'nar') return await addFile(store, name, place, mode, { dryRun, signal, progress });
+    const tree = walkPath(place, { progress });
+    return dryRun
+      ? makeSourcePath(name, (await hashTree(tree, signal)).narHash)
+      : (await store.addTree(name, { walk: (sink) => tree.walk(sink, signal) })).path;
+  });
 }
 
 export async function runExport(context: Context, args: readonly string[]): Promise<number> {
