@@ -43,7 +43,7 @@ export interface BuildRequest {
 export interface BuiltOutputs {
   /** Output name → physical path of what the builder left, not yet canonical. A missing one has no entry. */
   readonly outputs: ReadonlyMap<string, string>;
-  /** Removes what the build left behind. */
+  /** Has what the build left behind removed, at once or by and by. */
   dispose(): Promise<void>;
 }
 
