@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { canonicalJson, compareBytes, type Json } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
 import { readFileIfExists } from '../base/files.ts';
-import { parseStorePath, type StorePath } from '../formats/store-path.ts';
-import { packageOf } from './closure-diff.ts';
+import { nameOf, parseStorePath, type StorePath } from '../formats/store-path.ts';
+import { packageOf, parsePackageName } from './closure-diff.ts';
 import { environmentTree } from './environment.ts';
 import { addGeneration, changingProfile, type Generation, switchTo } from './generations.ts';
 import type { LauncherScript } from './launchers.ts';
@@ -119,7 +119,7 @@ export function nameOfElement({ source, storePaths }: ProfileElement): string {
   const last = source?.attrPath.split('.').at(-1);
   if (last !== undefined && last !== '' && last !== 'default') return last;
   const [first] = storePaths;
-  return first === undefined ? 'nothing' : packageOf(first).name;
+  return first === undefined ? 'nothing' : parsePackageName(nameOf(first)).name;
 }
 
 /** The name, or with the first number that makes it another: `hello-1`. */
