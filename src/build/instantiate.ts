@@ -13,6 +13,8 @@ import {
   type PackageDeclaration,
   type PackageRef,
   packagesFor,
+  partsOf,
+  type SelfSelection,
   type SourceSelection,
   type StorePathPackage,
   type Template,
@@ -31,7 +33,7 @@ import type { Instantiation } from './instantiation.ts';
 import { type LockedFlake, LockedFlakes, type LockedFlakesContext } from './locked-flakes.ts';
 import { type MergePart, mergeDerivation, mergeDraft, mergedTree, mergeKey } from './merge.ts';
 import { hostToolchainOf, Plan } from './plan.ts';
-import { type SelectedSource, selectSource } from './selection.ts';
+import { Selector } from './selection.ts';
 import { setupRunner } from './setup.ts';
 import {
   assertNoCircle,
@@ -124,7 +126,7 @@ export class Instantiator {
   readonly #resolved = new Map<string, ResolvedPackage>();
   /** Steps that are being resolved. */
   readonly #open = new Set<string>();
-  readonly #selected = new Map<string, Promise<SelectedSource>>();
+  readonly #selectors = new Map<string, Promise<Selector>>();
   readonly #copies = new Map<StorePath, StorePath>();
   readonly #fetching = limiter(maxFetches);
 
@@ -135,7 +137,9 @@ export class Instantiator {
 
   /** See the function of the same name. */
   async instantiate(request: NamedPackage): Promise<InstantiatedPackage> {
+    await this.#selectAhead(request);
     const { resolved, output } = await this.#package(this.#flakes.root, request, undefined);
+    for (const selector of this.#selectors.values()) (await selector).remember();
     const top =
       resolved.kind === 'derivation' ? resolved.drvPath : (resolved.asDerivation?.() ?? resolved.path);
     const instantiation = this.#plan.of(top);
@@ -444,18 +448,42 @@ export class Instantiator {
     );
   }
 
-  async #selection(flake: LockedFlake, selection: SourceSelection & { kind: 'self' }): Promise<StorePath> {
-    const key = JSON.stringify([flake.key, selection]);
-    const selected = this.#selected.get(key) ?? this.#select(flake, selection);
-    this.#selected.set(key, selected);
-    return (await selected).path;
+  async #selection(flake: LockedFlake, selection: SelfSelection): Promise<StorePath> {
+    const selector = await this.#selector(flake);
+    const { path, name, narHash, tree } = await selector.select(selection);
+    this.#addSource(path, name, narHash, async () => tree);
+    return path;
   }
 
-  async #select(flake: LockedFlake, selection: SourceSelection & { kind: 'self' }): Promise<SelectedSource> {
-    const tree = await flake.tree();
-    const selected = await selectSource({ tree, dir: flake.dir }, selection, this.#context);
-    this.#addSource(selected.path, selected.name, selected.narHash, async () => selected.tree);
-    return selected;
+  #selector(flake: LockedFlake): Promise<Selector> {
+    const selector =
+      this.#selectors.get(flake.key) ??
+      flake.tree().then((tree) => new Selector({ tree, dir: flake.dir }, this.#context));
+    this.#selectors.set(flake.key, selector);
+    return selector;
+  }
+
+  /** Begins to select all that a package stands on, so that one walk of each tree serves it. What is wrong is told when it is used. */
+  async #selectAhead(request: NamedPackage): Promise<void> {
+    const seen = new Set<string>();
+    const wanted: (readonly [LockedFlake, SelfSelection])[] = [];
+    const waiting: (readonly [from: LockedFlake, ref: PackageRef])[] = [[this.#flakes.root, request]];
+    for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+      const [from, ref] = next;
+      if (ref.name === undefined) continue;
+      try {
+        const flake = this.#flakes.input(from, ref.inputs);
+        const id = `${flake.key}#${ref.name}`;
+        if (seen.has(id) || this.#resolved.has(id)) continue;
+        seen.add(id);
+        const { refs, selections } = partsOf(await this.#declaration(flake, ref.name));
+        waiting.push(...refs.map((inner) => [flake, inner] as const));
+        wanted.push(...selections.map((selection) => [flake, selection] as const));
+      } catch {
+        // Whoever needs it meets the same fault, on a way that can be told.
+      }
+    }
+    for (const [flake, selection] of wanted) this.#selection(flake, selection).catch(() => {});
   }
 
   #addSource(path: StorePath, name: string, expected: NarHash, open: () => Promise<Tree>): void {

@@ -26,57 +26,106 @@ export interface FlakeFolder {
   readonly dir: string;
 }
 
+export interface SelectionContext {
+  readonly store: Pick<Store, 'memo' | 'setMemo'>;
+  readonly reporter: Reporter;
+  readonly signal?: AbortSignal;
+}
+
 /**
- * Selects by one walk of the tree, shared with whatever else is selected from it in the same turn, or by none where the store
- * remembers the answer. A file is taken when it, or a folder above it,
- * matches `include` (an empty list: everything) and not `exclude`; folders left empty are not taken; nor are, at the flake's root,
- * flake.yaml and flake.lock, unless `include` matches them. Patterns are relative to the selection's `path`.
- * Throws FLK_PACKAGE_INVALID when there is nothing at the path, or nothing in it is selected.
+ * Selects parts of one flake's tree. A file is taken when it, or a folder above it, matches `include` (an empty list: everything) and
+ * not `exclude`; folders left empty are not taken; nor are, at the flake's root, flake.yaml and flake.lock, unless `include` matches
+ * them. Patterns are relative to the selection's `path`. What is asked for in the same turn is read by one walk of the tree.
  */
+export class Selector {
+  readonly #flake: FlakeFolder;
+  readonly #context: SelectionContext;
+  readonly #memoKey: string;
+  /** What is known of this tree: selection → `NAME HASH`. */
+  readonly #known: Map<string, string>;
+  readonly #selected = new Map<string, Promise<SelectedSource>>();
+  #isNew = false;
+
+  constructor(flake: FlakeFolder, context: SelectionContext) {
+    this.#flake = flake;
+    this.#context = context;
+    // `select-2`: to be raised when the same selection is to mean something else.
+    const whole = canonicalJson({ narHash: flake.tree.narHash, dir: flake.dir });
+    this.#memoKey = `select-2-${toBase16(sha256(whole))}`;
+    this.#known = new Map(JSON.parse(context.store.memo(this.#memoKey) ?? '[]') as [string, string][]);
+  }
+
+  /**
+   * No walk where the store remembers the answer. Throws FLK_PACKAGE_INVALID when there is nothing at the path, or nothing in it is
+   * selected.
+   */
+  select(selection: SelfSelection): Promise<SelectedSource> {
+    const key = JSON.stringify([selection.path, selection.include, selection.exclude]);
+    const selected = this.#selected.get(key) ?? this.#select(selection, key);
+    this.#selected.set(key, selected);
+    return selected;
+  }
+
+  /** Writes down what was found out, so that the next run need not look at the same tree. */
+  remember(): void {
+    if (!this.#isNew) return;
+    this.#context.store.setMemo(this.#memoKey, JSON.stringify([...this.#known]));
+    this.#isNew = false;
+  }
+
+  async #select(selection: SelfSelection, key: string): Promise<SelectedSource> {
+    const { path } = selection;
+    const folder = [this.#flake.dir, path].filter((part) => part !== '').join('/');
+    const tree: Tree = {
+      walk: async (sink) => {
+        const walks = sharedWalks(this.#flake.tree, this.#context.signal);
+        if (await walks.walk(folder, filterTree(sink, keeper(selection)))) return;
+        throw new FlkError('FLK_PACKAGE_INVALID', `./${path} is not in the flake’s tree`, {
+          hint: `only what Git tracks is: git add ./${path}`,
+        });
+      },
+    };
+    const [knownName, knownHash] = this.#known.get(key)?.split(' ') ?? [];
+    if (knownName !== undefined && knownHash !== undefined)
+      return selected(knownName, parseNarHash(knownHash), tree);
+    const { name, narHash } = await span(this.#context.reporter, { type: 'hash', subject: `./${path}` }, () =>
+      walkMended(() => look(selection, folder, tree)),
+    );
+    this.#known.set(key, `${name} ${narHash}`);
+    this.#isNew = true;
+    return selected(name, narHash, tree);
+  }
+}
+
+/** One selection alone. */
 export async function selectSource(
   flake: FlakeFolder,
   selection: SelfSelection,
-  context: {
-    readonly store: Pick<Store, 'memo' | 'setMemo'>;
-    readonly reporter: Reporter;
-    readonly signal?: AbortSignal;
-  },
+  context: SelectionContext,
 ): Promise<SelectedSource> {
-  const folder = [flake.dir, selection.path].filter((part) => part !== '').join('/');
-  const shown = `./${selection.path}`;
-  const tree: Tree = {
-    walk: async (sink) => {
-      const walks = sharedWalks(flake.tree, context.signal);
-      if (!(await walks.walk(folder, filterTree(sink, keeper(selection))))) {
-        throw new FlkError('FLK_PACKAGE_INVALID', `${shown} is not in the flake’s tree`, {
-          hint: `only what Git tracks is: git add ${shown}`,
-        });
-      }
-    },
-  };
-  const key = memoKey(flake.tree.narHash, folder, selection);
-  const known = context.store.memo(key)?.split(' ');
-  if (known?.[0] !== undefined && known[1] !== undefined)
-    return selected(known[0], parseNarHash(known[1]), tree);
+  const selector = new Selector(flake, context);
+  const found = await selector.select(selection);
+  selector.remember();
+  return found;
+}
 
-  const { name, narHash } = await span(context.reporter, { type: 'hash', subject: shown }, () =>
-    walkMended(async () => {
-      const hasher = new NarHasher();
-      const seen = observe(hasher);
-      await tree.walk(seen);
-      if (seen.leaves === 0 && selection.include.length > 0) {
-        throw new FlkError('FLK_PACKAGE_INVALID', `include and exclude leave nothing of ${shown}`, {
-          facts: { include: selection.include.join(' '), exclude: selection.exclude.join(' ') },
-        });
-      }
-      return {
-        name: seen.isFolder ? 'source' : folder.slice(folder.lastIndexOf('/') + 1),
-        narHash: hasher.digest().narHash,
-      };
-    }),
-  );
-  context.store.setMemo(key, `${name} ${narHash}`);
-  return selected(name, narHash, tree);
+async function look(
+  { path, include, exclude }: SelfSelection,
+  folder: string,
+  tree: Tree,
+): Promise<{ name: string; narHash: NarHash }> {
+  const hasher = new NarHasher();
+  const seen = observe(hasher);
+  await tree.walk(seen);
+  if (seen.leaves === 0 && include.length > 0) {
+    throw new FlkError('FLK_PACKAGE_INVALID', `include and exclude leave nothing of ./${path}`, {
+      facts: { include: include.join(' '), exclude: exclude.join(' ') },
+    });
+  }
+  return {
+    name: seen.isFolder ? 'source' : folder.slice(folder.lastIndexOf('/') + 1),
+    narHash: hasher.digest().narHash,
+  };
 }
 
 /** By tree, for as long as there is a use for it. */
@@ -90,12 +139,6 @@ function sharedWalks(tree: Tree, signal: AbortSignal | undefined): SharedWalks {
 
 function selected(name: string, narHash: NarHash, tree: Tree): SelectedSource {
   return { path: makeSourcePath(name, narHash), name, narHash, tree };
-}
-
-/** `select-1`: to be raised when the same selection is to mean something else. */
-function memoKey(narHash: NarHash, folder: string, { include, exclude, path }: SelfSelection): string {
-  const what = canonicalJson({ narHash, folder, root: path === '', include, exclude });
-  return `select-1-${toBase16(sha256(what))}`;
 }
 
 function keeper(selection: SelfSelection): Parameters<typeof filterTree>[1] {

@@ -237,3 +237,33 @@ export function packagesFor(
 ): ReadonlyMap<string, PackageDeclaration> {
   return onSystem({ everywhere: packages, perSystem }, system);
 }
+
+/** What a package is made from: what it refers to, and which files of its flake. */
+export function partsOf(declaration: PackageDeclaration): {
+  readonly refs: readonly PackageRef[];
+  readonly selections: readonly SelfSelection[];
+} {
+  const isRef = (part: string | PackageRef): part is PackageRef => typeof part !== 'string';
+  switch (declaration.kind) {
+    case 'alias':
+      return { refs: [declaration.target], selections: [] };
+    case 'fetch':
+    case 'storePath':
+      return { refs: [], selections: [] };
+    case 'merge':
+      return { refs: declaration.parts.map(({ ref }) => ref), selections: [] };
+    case 'build': {
+      const { src, patches, buildInputs, toolchain, env, phases } = declaration;
+      const sources = [...(src ? [src] : []), ...patches];
+      return {
+        refs: [
+          ...buildInputs,
+          ...(toolchain?.kind === 'package' ? [toolchain.ref] : []),
+          ...[...env.values(), ...phases.values()].flatMap((template) => template.filter(isRef)),
+          ...sources.flatMap((source) => (source.kind === 'ref' ? [source.ref] : [])),
+        ],
+        selections: sources.filter((source) => source.kind === 'self'),
+      };
+    }
+  }
+}

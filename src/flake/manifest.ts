@@ -24,6 +24,7 @@ export {
   type PackageDeclaration,
   type ProgramRef,
   packagesFor,
+  partsOf,
   type SelfSelection,
   type SourceSelection,
   type StorePathPackage,
