@@ -1,5 +1,5 @@
 /** Sweeping a store: what nobody needs goes, record first, while others go on building. */
-import { lstatSync, readdirSync } from 'node:fs';
+import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { FlkError } from '../base/errors.ts';
@@ -7,7 +7,7 @@ import { isOwnerAlive, takeFileLock } from '../base/files.ts';
 import { baseNameOf, type StorePath, storeDir } from '../formats/store-path.ts';
 import type { StoreDatabase } from './database.ts';
 import { LinkFolder } from './optimise.ts';
-import type { Places } from './places.ts';
+import { exists, type Places } from './places.ts';
 import { moveTree, removeTree } from './tree-files.ts';
 
 /**
@@ -42,6 +42,7 @@ export async function beginCollection(
   database: StoreDatabase,
   signal?: AbortSignal,
 ): Promise<Collection> {
+  places.assertWritable();
   const foreign = join(places.root, 'nix/var/nix/db/db.sqlite');
   if (exists(foreign))
     throw new FlkError(
@@ -52,6 +53,8 @@ export async function beginCollection(
         hint: 'choose another store with --store',
       },
     );
+  // Whoever sweeps may do so because the disk is full.
+  await places.release();
   const release = await takeFileLock(join(places.state, 'gc.lock'), { patience, signal });
   try {
     // Who is alive now may end before the next line, having left a root: it counts as alive.
@@ -142,6 +145,7 @@ class Sweep implements Collection {
       this.#database.endCollection();
     } finally {
       await this.#release();
+      await this.#places.reserve();
     }
   }
 
@@ -176,5 +180,3 @@ class Sweep implements Collection {
     return freed;
   }
 }
-
-const exists = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false }) !== undefined;

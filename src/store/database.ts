@@ -2,6 +2,8 @@
  * The store's records, in one SQLite file (libsql, write-ahead log): safe with many processes, and after a kill at any moment either
  * all of a transaction is there or nothing.
  */
+
+import { pathToFileURL } from 'node:url';
 import type { Database as Connection } from 'libsql';
 import { FlkError, systemCode } from '../base/errors.ts';
 import type { NarHash } from '../formats/hash.ts';
@@ -70,6 +72,7 @@ export interface StoreDatabase {
   suspend(paths: readonly StorePath[]): void;
   /** Sorted. */
   paths(): StorePath[];
+  isEmpty(): boolean;
   /** Every path with a record, suspended ones too. */
   records(): StorePath[];
   /** Without the path itself; sorted. */
@@ -97,7 +100,36 @@ export interface StoreDatabase {
 /** Opens or creates the file; its folder must exist. `owner` is who holds paths. Throws FLK_STORE_INVALID, naming the file. */
 export async function openDatabase(file: string, owner: string): Promise<StoreDatabase> {
   const { default: Database } = await import('libsql');
-  const guard = <T>(what: string, work: () => T): T => {
+  const guard = guardOf(file);
+  const connection = guard('open', () => opened(new Database(file), (opening) => prepare(opening, file)));
+  return new SqliteRecords(connection, owner, guard);
+}
+
+/** Opens a file that is there and writes nothing, not even beside it: nothing is held, and what is noted is forgotten. */
+export async function openDatabaseToRead(file: string): Promise<StoreDatabase> {
+  const { default: Database } = await import('libsql');
+  const guard = guardOf(file);
+  const url = pathToFileURL(file).href;
+  const open = (mode: string): Connection =>
+    opened(new Database(`${url}?${mode}`), (opening) => {
+      const version = versionOf(opening);
+      // The first version held nothing; else it is the same.
+      if (version !== 1 && version !== schemaVersion) throw otherVersion(file, version);
+    });
+  const connection = guard('open', () => {
+    try {
+      return open('mode=ro');
+    } catch (error) {
+      if (error instanceof FlkError) throw error;
+      // A log is read by way of a file beside it, which there is not and cannot be: then nobody writes, and there is no log.
+      return open('immutable=1');
+    }
+  });
+  return new SqliteRecords(connection, undefined, guard);
+}
+
+function guardOf(file: string): Guard {
+  return (what, work) => {
     try {
       return work();
     } catch (error) {
@@ -113,39 +145,43 @@ export async function openDatabase(file: string, owner: string): Promise<StoreDa
       );
     }
   };
-  const connection = guard('open', () => {
-    const opened = new Database(file);
-    try {
-      prepare(opened, file);
-      return opened;
-    } catch (error) {
-      opened.close();
-      throw error;
-    }
+}
+
+function opened(connection: Connection, work: (connection: Connection) => void): Connection {
+  try {
+    work(connection);
+    return connection;
+  } catch (error) {
+    connection.close();
+    throw error;
+  }
+}
+
+const versionOf = (connection: Connection): number =>
+  (connection.prepare('PRAGMA user_version').get() as { user_version: number }).user_version;
+
+function otherVersion(file: string, found: number): FlkError {
+  return new FlkError('FLK_STORE_INVALID', `${file} was made by another version of flk`, {
+    facts: { found: String(found), wanted: String(schemaVersion) },
+    hint: 'update flk, or choose another store with --store',
   });
-  return new SqliteRecords(connection, owner, guard);
 }
 
 function prepare(connection: Connection, file: string): void {
   connection.exec(`PRAGMA busy_timeout = ${busyTimeout}`);
-  const version = (): number =>
-    (connection.prepare('PRAGMA user_version').get() as { user_version: number }).user_version;
-  if (version() === 0) {
+  if (versionOf(connection) === 0) {
     connection.exec('PRAGMA journal_mode = WAL');
     // Another process may have been first.
     transaction(connection, () => {
-      if (version() === 0) connection.exec(schema);
+      if (versionOf(connection) === 0) connection.exec(schema);
     });
   }
-  if (version() === 1)
+  if (versionOf(connection) === 1)
     transaction(connection, () => {
-      if (version() === 1) connection.exec(holdTables);
+      if (versionOf(connection) === 1) connection.exec(holdTables);
     });
-  if (version() !== schemaVersion)
-    throw new FlkError('FLK_STORE_INVALID', `${file} was made by another version of flk`, {
-      facts: { found: String(version()), wanted: String(schemaVersion) },
-      hint: 'update flk, or choose another store with --store',
-    });
+  const version = versionOf(connection);
+  if (version !== schemaVersion) throw otherVersion(file, version);
   // A commit is on disk before flk goes on, as everything else that flk writes.
   connection.exec('PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON');
 }
@@ -167,20 +203,22 @@ type Guard = <T>(what: string, work: () => T) => T;
 
 class SqliteRecords implements StoreDatabase {
   readonly #connection: Connection;
-  readonly #owner: string;
+  /** Undefined: nothing is written. */
+  readonly #owner: string | undefined;
   readonly #guard: Guard;
   /** What this owner has noted already. */
   readonly #held = new Set<StorePath>();
+  /** Of who may not write. */
+  readonly #memos = new Map<string, string>();
   readonly #select;
   readonly #selectClosure;
-  readonly #insertHolds;
   readonly #upsert;
   readonly #clearReferences;
   readonly #addReference;
   readonly #selectMemo;
   readonly #upsertMemo;
 
-  constructor(connection: Connection, owner: string, guard: Guard) {
+  constructor(connection: Connection, owner: string | undefined, guard: Guard) {
     this.#connection = connection;
     this.#owner = owner;
     this.#guard = guard;
@@ -197,9 +235,6 @@ class SqliteRecords implements StoreDatabase {
          UNION SELECT refs.reference FROM found JOIN refs ON refs.referrer = found.id)
        SELECT json_group_array(path) AS found FROM
          (SELECT path FROM found CROSS JOIN paths ON paths.id = found.id WHERE narHash <> '${suspended}' ORDER BY path)`,
-    );
-    this.#insertHolds = connection.prepare<[string, string]>(
-      'INSERT OR IGNORE INTO holds (owner, path) SELECT ?, value FROM json_each(?)',
     );
     this.#upsert = connection.prepare<
       [string, string, number, string | null, number, number, string, string | null]
@@ -294,6 +329,10 @@ class SqliteRecords implements StoreDatabase {
     return this.#column(`SELECT path AS found FROM paths WHERE narHash <> '${suspended}' ORDER BY path`);
   }
 
+  isEmpty(): boolean {
+    return this.#column('SELECT path AS found FROM paths LIMIT 1').length === 0;
+  }
+
   records(): StorePath[] {
     return this.#column('SELECT path AS found FROM paths');
   }
@@ -316,18 +355,31 @@ class SqliteRecords implements StoreDatabase {
   }
 
   hold(paths: readonly StorePath[]): void {
+    const owner = this.#owner;
     const fresh = paths.filter((path) => !this.#held.has(path));
-    if (fresh.length === 0) return;
+    if (fresh.length === 0 || owner === undefined) return;
     this.#guard('write', () => {
       // Others see a commit at once; a sync would only make it outlast the machine, and with the machine its owner is gone.
       this.#connection.exec('PRAGMA synchronous = NORMAL');
       try {
-        transaction(this.#connection, () => this.#insertHolds.run(this.#owner, JSON.stringify(fresh)));
+        transaction(this.#connection, () =>
+          this.#connection
+            .prepare<[string, string]>(
+              'INSERT OR IGNORE INTO holds (owner, path) SELECT ?, value FROM json_each(?)',
+            )
+            .run(owner, JSON.stringify(fresh)),
+        );
       } finally {
         this.#connection.exec('PRAGMA synchronous = FULL');
       }
     });
     for (const path of fresh) this.#held.add(path);
+  }
+
+  get #self(): string {
+    if (this.#owner === undefined)
+      throw new FlkError('FLK_INTERNAL', 'a database that is only read was written');
+    return this.#owner;
   }
 
   owners(): string[] {
@@ -358,13 +410,13 @@ class SqliteRecords implements StoreDatabase {
         .run(JSON.stringify(gone));
       this.#connection
         .prepare<[string]>('INSERT OR REPLACE INTO collector (id, owner) VALUES (1, ?)')
-        .run(this.#owner);
+        .run(this.#self);
     });
   }
 
   endCollection(): void {
     this.#write(() =>
-      this.#connection.prepare<[string]>('DELETE FROM collector WHERE owner = ?').run(this.#owner),
+      this.#connection.prepare<[string]>('DELETE FROM collector WHERE owner = ?').run(this.#self),
     );
   }
 
@@ -419,6 +471,7 @@ class SqliteRecords implements StoreDatabase {
   }
 
   memo(key: string): string | undefined {
+    if (this.#owner === undefined && this.#memos.has(key)) return this.#memos.get(key);
     const row = this.#guard('read', () => this.#selectMemo.get(key)) as
       | { readonly value: string }
       | undefined;
@@ -426,7 +479,8 @@ class SqliteRecords implements StoreDatabase {
   }
 
   setMemo(key: string, value: string): void {
-    this.#guard('write', () => this.#upsertMemo.run(key, value));
+    if (this.#owner === undefined) this.#memos.set(key, value);
+    else this.#guard('write', () => this.#upsertMemo.run(key, value));
   }
 
   close(): void {
@@ -436,7 +490,7 @@ class SqliteRecords implements StoreDatabase {
         this.#write(() =>
           this.#connection
             .prepare<[string]>('DELETE FROM holds WHERE owner = ? AND NOT EXISTS (SELECT 1 FROM collector)')
-            .run(this.#owner),
+            .run(this.#self),
         );
     } catch {
       // On a full disk, say: they go when this process is gone.

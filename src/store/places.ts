@@ -1,10 +1,16 @@
 /** Where the parts of a store lie below the folder that stands for `/`. */
-import { mkdir } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { lstatSync } from 'node:fs';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { FlkError, systemCode } from '../base/errors.ts';
 import { syncFolder, unwritable } from '../base/files.ts';
 import { StageFolder } from '../base/stages.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 import { removeTree } from './tree-files.ts';
+
+/** What the database's log takes for the first paths that a sweep removes, and a folder to move them into: with room to spare. */
+const reservedSize = 4 * 1024 * 1024;
 
 /** A folder on the store's file system for what is half done. */
 export interface Stage {
@@ -14,6 +20,7 @@ export interface Stage {
 
 export class Places {
   readonly root: string;
+  readonly readOnly: boolean;
   readonly store: string;
   readonly state: string;
   readonly stages: StageFolder;
@@ -21,8 +28,9 @@ export class Places {
   readonly links: string;
   readonly indirectRoots: string;
 
-  constructor(root: string) {
+  constructor(root: string, readOnly: boolean) {
     this.root = root;
+    this.readOnly = readOnly;
     this.store = join(root, 'nix/store');
     this.state = join(root, 'nix/var/flk');
     this.stages = new StageFolder(join(this.state, 'stage'), (stage) => removeTree(stage));
@@ -35,13 +43,46 @@ export class Places {
     return join(this.store, baseNameOf(path));
   }
 
+  get database(): string {
+    return join(this.state, 'store.sqlite');
+  }
+
+  /** Throws FLK_FILE_UNWRITABLE where the store is only read. */
+  assertWritable(): void {
+    if (this.readOnly)
+      throw new FlkError('FLK_FILE_UNWRITABLE', `the store in ${this.root} can only be read`, {
+        hint: 'choose a store that is yours to write with --store',
+      });
+  }
+
   /** A fresh folder; removed by `dispose`, or by the next flk when this one dies. Throws FLK_FILE_UNWRITABLE. */
   async stage(): Promise<Stage> {
+    this.assertWritable();
     const path = await this.stages.next();
     await mkdir(path, { mode: 0o700 }).catch((error: unknown) => {
       throw unwritable(path, error);
     });
     return { path, dispose: () => removeTree(path) };
+  }
+
+  /** Space on the disk for a sweep to begin with when there is none else. What cannot be had is done without. */
+  async reserve(): Promise<void> {
+    if (exists(this.#reserved)) return;
+    // Not zeros, which some file systems keep for nothing.
+    await writeFile(this.#reserved, randomBytes(reservedSize), { flag: 'wx' }).catch(
+      async (error: unknown) => {
+        // Somebody else was first.
+        if (systemCode(error) !== 'EEXIST') await this.release();
+      },
+    );
+  }
+
+  async release(): Promise<void> {
+    await rm(this.#reserved, { force: true }).catch(() => {});
+  }
+
+  get #reserved(): string {
+    return join(this.state, 'reserved');
   }
 
   /** Makes what was moved into the store last through a power cut. */
@@ -51,3 +92,6 @@ export class Places {
     });
   }
 }
+
+/** Whether anything lies there; links are not followed. */
+export const exists = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false }) !== undefined;

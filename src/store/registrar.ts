@@ -53,6 +53,8 @@ export class Registrar {
     if (this.#running) return;
     this.#running = true;
     while (this.#waiting.length > 0) {
+      // Whoever calls in the same turn comes along.
+      await Promise.resolve();
       const requests = this.#waiting;
       this.#waiting = [];
       await this.#together(requests).catch((error: unknown) => {
@@ -70,7 +72,13 @@ export class Registrar {
     });
     if (wanted.length === 0) return;
     const all = wanted.flatMap(({ entries }) => entries);
-    await syncTrees(all.map(({ staged }) => staged));
+    try {
+      await syncTrees(all.map(({ staged }) => staged));
+    } catch (error) {
+      if (wanted.length === 1) throw error;
+      for (const { request } of wanted) await this.#together([request]).catch(request.settle);
+      return;
+    }
     // A kill between a move and the record must not leave a valid record of other bytes.
     const recorded = all.map(({ info }) => info.path).filter((path) => this.#database.query(path));
     if (recorded.length > 0) this.#database.suspend(recorded);

@@ -1,28 +1,30 @@
 /** The store: immutable trees under `ROOT/nix/store`, each valid once its record is in the database. */
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes } from 'node:crypto';
-import { lstatSync, readdirSync } from 'node:fs';
-import { rename, symlink } from 'node:fs/promises';
+import { constants, readdirSync } from 'node:fs';
+import { access, rename, symlink } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { throwIfAborted } from '../base/concurrency.ts';
-import { asFlkError, FlkError } from '../base/errors.ts';
+import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
 import { makeFolder, ownerName, unwritable, withFileLock } from '../base/files.ts';
 import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
 import { hashTree, NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
 import { baseNameOf, hashPart, makeSourcePath, makeTextPath, type StorePath } from '../formats/store-path.ts';
 import { tee } from '../formats/tree-sinks.ts';
 import { beginCollection, type Collection, goneOwners } from './collection.ts';
-import { openDatabase, type StoreDatabase } from './database.ts';
+import { openDatabase, openDatabaseToRead, type StoreDatabase } from './database.ts';
 import { LinkFolder, Optimiser, type Saved } from './optimise.ts';
 import type { PathInfo } from './path-info.ts';
-import { Places, type Stage } from './places.ts';
+import { exists, Places, type Stage } from './places.ts';
 import { type Entry, notValid, Registrar } from './registrar.ts';
 import { restoreTree, walkPath } from './tree-files.ts';
 
 export interface Store {
   /** The physical folder that stands for `/`: paths lie in `ROOT/nix/store`, the database in `ROOT/nix/var/flk`. */
   readonly root: string;
+  /** What writes throws FLK_FILE_UNWRITABLE; what is there already need not be written. */
+  readonly readOnly: boolean;
   /** Where a logical path lies on disk, valid or not. */
   physical(path: StorePath): string;
   query(path: StorePath): PathInfo | undefined;
@@ -100,16 +102,53 @@ export interface StoreFaults {
 
 /**
  * Opens the store below a folder that stands for `/`, creating it where there is none, and removes what dead processes left half
- * done. Throws FLK_FILE_UNWRITABLE or FLK_STORE_INVALID.
+ * done. One that is there but cannot be written (a read-only disk, somebody else's) is opened to be read, as with `readOnly`: what
+ * its owner removes or adds meanwhile may not be seen. Throws FLK_FILE_UNWRITABLE or FLK_STORE_INVALID.
  */
-export async function openStore(root: string): Promise<Store> {
+export async function openStore(root: string, options: { readonly readOnly?: boolean } = {}): Promise<Store> {
   const absolute = resolve(root);
-  const places = new Places(absolute);
-  for (const folder of [places.store, places.locks]) await makeFolder(folder);
-  const database = await openDatabase(join(places.state, 'store.sqlite'), await ownerName());
-  database.purge(await goneOwners(database));
-  await places.stages.open();
-  return new DiskStore(places, database);
+  const writable = new Places(absolute, false);
+  if (options.readOnly || (await isForbidden(writable))) {
+    const places = new Places(absolute, true);
+    return new DiskStore(places, await openDatabaseToRead(places.database));
+  }
+  for (const folder of [writable.store, writable.locks]) await makeFolder(folder);
+  const owner = await ownerName();
+  const database = await openDatabase(writable.database, owner).catch(async (error: unknown) => {
+    if (asFlkError(error).code !== 'FLK_FILE_UNWRITABLE') throw error;
+    // The disk is full; a sweep must get on all the same.
+    await writable.release();
+    return await openDatabase(writable.database, owner);
+  });
+  try {
+    await forgetGone(database);
+    await writable.stages.open();
+    // A store with nothing in it has nothing to sweep.
+    if (!database.isEmpty()) await writable.reserve();
+    return new DiskStore(writable, database);
+  } catch (error) {
+    database.close();
+    throw error;
+  }
+}
+
+async function forgetGone(database: StoreDatabase): Promise<void> {
+  const gone = await goneOwners(database);
+  try {
+    if (gone.length > 0) database.purge(gone);
+  } catch (error) {
+    // A full disk keeps nobody from reading, and a sweep comes by here too.
+    if (asFlkError(error).code !== 'FLK_FILE_UNWRITABLE') throw error;
+  }
+}
+
+/** Whether a store is there that this process may not write. */
+async function isForbidden(places: Places): Promise<boolean> {
+  for (const place of [places.store, places.state, places.database]) {
+    const code = await access(place, constants.W_OK).then(() => undefined, systemCode);
+    if (code === 'EROFS' || code === 'EACCES' || code === 'EPERM') return exists(places.database);
+  }
+  return false;
 }
 
 interface TextBatch {
@@ -138,6 +177,10 @@ class DiskStore implements Store {
 
   get root(): string {
     return this.#places.root;
+  }
+
+  get readOnly(): boolean {
+    return this.#places.readOnly;
   }
 
   physical(path: StorePath): string {
@@ -186,12 +229,13 @@ class DiskStore implements Store {
     references: readonly StorePath[],
     expected: NarHash | undefined,
   ): Promise<PathInfo> {
-    const stage = await this.stage();
+    // Where nothing can be written, the tree may still be there.
+    const stage = this.readOnly ? undefined : await this.stage();
     try {
-      const staged = join(stage.path, 'tree');
+      const staged = join(stage?.path ?? '', 'tree');
       const hasher = new NarHasher();
-      const writer = restoreTree(staged);
-      await tree.walk(tee(writer, hasher)).finally(() => writer.close());
+      const writer = stage && restoreTree(staged);
+      await tree.walk(writer ? tee(writer, hasher) : hasher).finally(() => writer?.close());
       const { narHash, narSize } = hasher.digest();
       if (expected !== undefined && narHash !== expected)
         throw new FlkError(
@@ -205,7 +249,7 @@ class DiskStore implements Store {
       const ca = `fixed:r:sha256:${toNixBase32(digestOf(narHash))}`;
       return await this.#add({ info: computedHere({ path, narHash, narSize, references, ca }), staged });
     } finally {
-      await stage.dispose();
+      await stage?.dispose();
     }
   }
 
@@ -251,7 +295,7 @@ class DiskStore implements Store {
         infos.set(path, info);
       }
       // Without locks: a file takes another's place in one step, and whoever else writes this path writes the same bytes.
-      await this.register(entries);
+      if (entries.length > 0) await this.register(entries);
       return infos;
     } finally {
       await stage?.dispose();
@@ -263,11 +307,14 @@ class DiskStore implements Store {
   }
 
   async register(entries: readonly Entry[], options: { replace?: boolean } = {}): Promise<void> {
+    this.#places.assertWritable();
     this.hold(entries.flatMap(({ info }) => [info.path, ...info.references]));
     if (entries.length > 0) await this.#registrar.put(entries, options.replace ?? false);
   }
 
   withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    // Nobody who may not write comes into another's way.
+    if (this.readOnly) return work();
     const held = this.#held.getStore() ?? [];
     const needed = [...new Set(paths)].filter((path) => !held.includes(path));
     // One order for everybody, so that no two processes wait for each other.
@@ -337,6 +384,7 @@ class DiskStore implements Store {
     paths: readonly StorePath[] = this.paths(),
     { progress, signal }: { progress?: (done: number, total: number) => void; signal?: AbortSignal } = {},
   ): Promise<Saved> {
+    this.#places.assertWritable();
     this.hold(paths);
     await makeFolder(this.#places.links);
     const stage = await this.stage();
@@ -376,6 +424,7 @@ class DiskStore implements Store {
   }
 
   addSignatures(path: StorePath, signatures: readonly string[]): void {
+    this.#places.assertWritable();
     const info = this.query(path);
     if (!info) throw notValid(path);
     this.#database.record([
@@ -396,6 +445,7 @@ class DiskStore implements Store {
   }
 
   async addIndirectRoot(link: string): Promise<void> {
+    this.#places.assertWritable();
     const target = resolve(link);
     const folder = this.#places.indirectRoots;
     const place = join(folder, toNixBase32(sha256(target).subarray(0, 20)));
@@ -437,5 +487,3 @@ function sendFile(sink: TreeSink, contents: Buffer): void {
   sink.data(contents);
   sink.endFile();
 }
-
-const exists = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false }) !== undefined;

@@ -106,6 +106,21 @@ describe('a sweep', () => {
     expect(pathsOf(await sweep.remove([a, b, c, d]))).toEqual([a, b, c, d].sort());
   });
 
+  it('is not needed to forget what the dead held: whoever opens the store does', async () => {
+    const { root, a } = await chain();
+    const { default: Database } = await import('libsql');
+    const database = new Database(join(root, 'nix/var/flk/store.sqlite'));
+    onTestFinished(() => database.close());
+    database.prepare<[string, string]>('INSERT INTO holds (owner, path) VALUES (?, ?)').run('4194304-1-x', a);
+    database.prepare<[string]>('INSERT INTO collector (id, owner) VALUES (1, ?)').run('4194304-1-y');
+    const store = await open(root);
+    store.hold([a]);
+    const owners = (): unknown => database.prepare('SELECT count(*) AS n FROM holds').get();
+    expect(owners()).toMatchObject({ n: 1 });
+    store.close();
+    expect(owners()).toMatchObject({ n: 0 });
+  });
+
   it('keeps what this store put down, until it is closed', async () => {
     const store = await open();
     const { path } = await store.addText('text', 'x', []);

@@ -19,6 +19,10 @@ const outcome = (work: Promise<unknown>): Promise<string> =>
   );
 
 async function fill(): Promise<void> {
+  // Only a store with something in it keeps space for a sweep.
+  const first = await openStore(root);
+  const { path: unneeded } = await first.addText('first', 'x', []);
+  first.close();
   const store = await openStore(root);
   const large = directory({ a: file(Buffer.alloc(1024 * 1024)), b: file(Buffer.alloc(20 * 1024 * 1024)) });
   tell('large tree', await outcome(store.addTree('large', treeFrom(large))));
@@ -33,6 +37,15 @@ async function fill(): Promise<void> {
   const texts = (): Promise<unknown> =>
     Promise.all(Array.from({ length: 50 }, (_, i) => store.addText(`text-${i}`, `${i}`.repeat(20_000), [])));
   tell('many texts', await outcome(texts()));
+  tell('optimise', await outcome(store.optimise()));
+  const again = await openStore(root);
+  const sweep = again.collect().then(async (collection) => {
+    const removed = await collection.remove([unneeded]).finally(() => collection.end());
+    if (removed.length !== 1) throw new Error('it is still there');
+  });
+  tell('sweep', await outcome(sweep));
+  again.close();
+  tell('stages left', String(readdirSync(join(root, 'nix/var/flk/stage')).length));
   rmSync(ballast);
   tell('with room again', await outcome(texts()));
 }
@@ -41,6 +54,10 @@ async function look(): Promise<void> {
   const store = await openStore(root);
   const { path } = await store.addTree('small', small);
   tell('small tree', await outcome(store.verifyPath(path)));
+  tell('known text', await outcome(store.addText('text-1', '1'.repeat(20_000), [])));
+  tell('new text', await outcome(store.addText(`at ${Date.now()}`.replace(' ', '-'), 'x', [])));
+  tell('sweep', await outcome(store.collect().then((sweep) => sweep.end())));
+  tell('optimise', await outcome(store.optimise()));
 }
 
 if (task === 'fill') await fill();

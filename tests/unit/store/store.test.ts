@@ -315,6 +315,25 @@ describe('opening a store', () => {
     await expect(openStore(store.root)).rejects.toEqual(withCode('FLK_STORE_INVALID'));
   });
 
+  it('takes over a database of the first version, which held nothing', async () => {
+    const store = await open();
+    const { path } = await store.addText('text', 'x', []);
+    store.close();
+    const { default: Database } = await import('libsql');
+    const database = new Database(join(store.root, 'nix/var/flk/store.sqlite'));
+    database.exec('DROP TABLE holds; DROP TABLE collector; PRAGMA user_version = 1');
+    database.close();
+    const reader = await openStore(store.root, { readOnly: true });
+    reader.hold([path]);
+    expect(reader.closure([path])).toEqual([path]);
+    reader.close();
+    const again = await open(store.root);
+    again.hold([path]);
+    const sweep = await again.collect();
+    expect(await sweep.remove([path])).toEqual([]);
+    await sweep.end();
+  });
+
   it('refuses a file that is no database', async () => {
     const root = temporaryFolder();
     mkdirSync(join(root, 'nix/var/flk'), { recursive: true });
