@@ -116,7 +116,7 @@ interface ItemJson {
   readonly system: string;
   readonly ok: boolean;
   readonly drvPath: string | null;
-  readonly error?: ErrorJson;
+  readonly error?: ErrorJson['error'];
 }
 
 const itemJson = ({ name, system, planned, error }: Item): ItemJson => ({
@@ -124,7 +124,7 @@ const itemJson = ({ name, system, planned, error }: Item): ItemJson => ({
   system,
   ok: error === undefined,
   drvPath: planned?.top ?? null,
-  ...(error && { error: errorJson(error) }),
+  ...(error && errorJson(error)),
 });
 
 /** A line for each check and each failure; how much else there was, in one. */

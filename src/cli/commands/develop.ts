@@ -221,15 +221,18 @@ async function startOf(
   const shell = personalShell(context.env);
   switch (basename(shell)) {
     case 'bash':
-      await writeFile(file, `[ ! -e ~/.bashrc ] || . ~/.bashrc\n${script}`);
-      return { argv: [shell, '--rcfile', file], extra: {} };
+      // Where its input is no terminal, bash reads BASH_ENV instead, and no ~/.bashrc.
+      await writeFile(
+        file,
+        `${restored('BASH_ENV', env)}[ -z "\${PS1-}" ] || [ ! -e ~/.bashrc ] || . ~/.bashrc\n${script}`,
+      );
+      return { argv: [shell, '--rcfile', file], extra: { BASH_ENV: file } };
     case 'zsh': {
       const own = env.ZDOTDIR ?? env.HOME;
       const read = (name: string): string =>
         own === undefined ? '' : `[ ! -e ${quote(join(own, name))} ] || . ${quote(join(own, name))}\n`;
       await writeFile(join(folder, '.zshenv'), read('.zshenv'));
-      const restore = env.ZDOTDIR === undefined ? 'unset ZDOTDIR\n' : `ZDOTDIR=${quote(env.ZDOTDIR)}\n`;
-      await writeFile(join(folder, '.zshrc'), `${restore}${read('.zshrc')}${script}`);
+      await writeFile(join(folder, '.zshrc'), `${restored('ZDOTDIR', env)}${read('.zshrc')}${script}`);
       return { argv: [shell], extra: { ZDOTDIR: folder } };
     }
     case 'sh':
@@ -237,12 +240,18 @@ async function startOf(
     case 'ksh':
     case 'mksh':
     case 'ash': {
-      const restore = env.ENV === undefined ? 'unset ENV\n' : `ENV=${quote(env.ENV)}\n. "$ENV"\n`;
-      await writeFile(file, `${restore}${script}`);
+      const own = env.ENV === undefined ? '' : '[ ! -e "$ENV" ] || . "$ENV"\n';
+      await writeFile(file, `${restored('ENV', env)}${own}${script}`);
       return { argv: [shell], extra: { ENV: file } };
     }
     default:
       // A shell of another language gets the variables, and what the hook exports; functions it cannot have.
       return await run(`${script}exec "$@"\n`, [shell]);
   }
+}
+
+/** Text that gives a variable back what it was, after it has led a shell to its start-up file. */
+function restored(name: 'BASH_ENV' | 'ENV' | 'ZDOTDIR', env: NodeJS.ProcessEnv): string {
+  const value = env[name];
+  return value === undefined ? `unset ${name}\n` : `${name}=${quote(value)}\n`;
 }
