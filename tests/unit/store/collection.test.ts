@@ -110,7 +110,7 @@ describe('a sweep', () => {
     const { root, a } = await chain();
     const { default: Database } = await import('libsql');
     const database = new Database(join(root, 'nix/var/flk/store.sqlite'));
-    onTestFinished(() => database.close());
+    onTestFinished(() => void database.close());
     database.prepare<[string, string]>('INSERT INTO holds (owner, path) VALUES (?, ?)').run('4194304-1-x', a);
     database.prepare<[string]>('INSERT INTO collector (id, owner) VALUES (1, ?)').run('4194304-1-y');
     const store = await open(root);
