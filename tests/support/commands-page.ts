@@ -8,8 +8,8 @@ const intro = `# Commands
 Results go to stdout, everything else to stderr. \`flk COMMAND --help\` shows what stands here.
 
 \`FLAKE\` is a flake reference: \`.\`, \`./dir\`, \`path:/dir\`, \`git+https://host/repo?ref=main\`, \`git+file:///repo?dir=sub\`. A path is looked
-for upwards, to the root of its Git repository, until a folder has a \`flake.yaml\` or a \`flake.nix\`. \`FLAKE#NAME\` names a package of it, \`#NAME\` one of the
-flake in this folder. Packages, and so \`build\`, \`run\` and \`show\`, are for \`flake.yaml\`; everything else is for both, but what edits a
+for upwards, to the root of its Git repository, until a folder has a \`flake.yaml\` or a \`flake.nix\`. \`FLAKE#NAME\` names a package of it, or an app or a shell (docs/shells.md),
+\`#NAME\` one of the flake in this folder. Packages, and so \`build\`, \`run\`, \`shell\`, \`develop\`, \`check\` and \`show\`, are for \`flake.yaml\`; everything else is for both, but what edits a
 manifest.
 `;
 
@@ -25,6 +25,8 @@ What a person reads stands on stderr as without \`--json\`.
 | \`lock --check\` | as \`lock\` where the lock is current, else the error |
 | \`metadata\`, \`prefetch\`, \`archive\`, \`show\` | what \`nix flake … --json\` prints |
 | \`build\` | \`[{drvPath, outputs: {NAME: PATH}}]\`, as \`nix build --json\` |
+| \`check\` | \`[{name, system, ok, drvPath, error}]\`: all that the flake offers, \`error\` as above where one has failed |
+| \`develop --print-env\` | what \`nix print-dev-env --json\` prints |
 | \`add\`, \`set\` | \`{name, …}\` and the keys that were written |
 | \`remove\` | \`{removed: [NAME]}\` |
 | \`pin\`, \`unpin\` | \`{name}\`, for \`pin\` with \`frozen\` or \`rev\` |
@@ -58,7 +60,7 @@ What builders print is shown with \`-L\`; control characters and escape sequence
 | 70 | a bug in flk |
 | 130 | interrupted |
 
-\`flk run\` exits as the program does.
+\`flk run\`, \`flk shell\`, \`flk develop\` and \`flk fmt\` exit as what they start does.
 
 Ctrl-C stops flk after it has cleaned up; a second one at once. Files are as they were before or as they should be after, never between.
 `;
