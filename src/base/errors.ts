@@ -358,6 +358,11 @@ export const errorCodes = {
   ),
   FLK_BUILD_OUTPUT_LIMIT: row(1, '', 'A builder wrote more than it may.'),
   FLK_BUILD_LIMIT: row(1, '', 'A builder wanted more memory or more processes than it may have.'),
+  FLK_LOG_MISSING: row(
+    1,
+    'flk build --rebuild builds it again',
+    'No log is kept of how this was built: it came from a cache, was added as it is, or was built elsewhere.',
+  ),
   FLK_BUILD_DISK_FULL: row(
     1,
     'make room: flk gc removes what nothing needs',

@@ -7,10 +7,11 @@
 import { closeSync, createReadStream, createWriteStream, openSync, writeSync } from 'node:fs';
 import { type FileHandle, mkdir, open, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { Readable } from 'node:stream';
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createGunzip, createGzip, gzipSync } from 'node:zlib';
-import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
+import { asFlkError, errorCodes, FlkError, systemCode } from '../base/errors.ts';
 import { unwritable } from '../base/files.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 
@@ -21,6 +22,7 @@ const smallLog = 64 * 1024;
 
 export class BuildLog {
   readonly #path: string;
+  readonly #drvPath: StorePath;
   #file: number | undefined;
   /** All of the log, as long as it is small. */
   #all: Buffer[] | undefined = [];
@@ -31,8 +33,9 @@ export class BuildLog {
   readonly #last: string[] = [];
   #phase: string | undefined;
 
-  private constructor(path: string) {
+  private constructor(path: string, drvPath: StorePath) {
     this.#path = path;
+    this.#drvPath = drvPath;
   }
 
   /** Whoever creates it is the only one who builds this derivation. Throws FLK_FILE_UNWRITABLE. */
@@ -43,7 +46,7 @@ export class BuildLog {
     });
     // What a killed build left would else be taken for the newest when this one prints nothing.
     await rm(path, { force: true });
-    return new BuildLog(path);
+    return new BuildLog(path, drvPath);
   }
 
   add(line: string): void {
@@ -105,7 +108,7 @@ export class BuildLog {
         ...(this.#last.length === 0 ? {} : { 'last lines': this.#last.join('\n') }),
         log: `${this.#path}.gz`,
       },
-      hint: known.hint,
+      hint: known.hint === errorCodes.FLK_BUILD_FAILED.hint ? `flk log ${this.#drvPath}` : known.hint,
       trail: [name, ...known.trail],
       cause: error,
     });
@@ -136,6 +139,40 @@ export async function readLog(root: string, drvPath: StorePath): Promise<Readabl
     }
   }
   return undefined;
+}
+
+/** Milliseconds between two looks at a log that grows. */
+const followEvery = 200;
+
+/**
+ * The same, and of a build that runs all that it will print. Where a build was killed nothing tells that there is no more: then it
+ * ends only with the signal.
+ */
+export async function followLog(
+  root: string,
+  drvPath: StorePath,
+  signal: AbortSignal,
+): Promise<Readable | undefined> {
+  const plain = await openIfExists(logPath(root, drvPath));
+  return plain ? Readable.from(growing(plain, signal)) : readLog(root, drvPath);
+}
+
+async function* growing(file: FileHandle, signal: AbortSignal): AsyncGenerator<Buffer> {
+  try {
+    for (;;) {
+      // At its end the file loses its name: what it holds then is all.
+      const { nlink } = await file.stat();
+      for (;;) {
+        const { bytesRead, buffer } = await file.read();
+        if (bytesRead === 0) break;
+        yield Buffer.from(buffer.subarray(0, bytesRead));
+      }
+      if (nlink === 0) return;
+      await sleep(followEvery, undefined, { signal });
+    }
+  } finally {
+    await file.close();
+  }
 }
 
 async function openIfExists(path: string): Promise<FileHandle | undefined> {

@@ -38,6 +38,7 @@ const loaders: Readonly<Record<CommandName, () => Promise<Run>>> = {
   store: async () => (await import('./commands/store.ts')).runStore,
   profile: async () => (await import('./commands/profile.ts')).runProfile,
   gc: async () => (await import('./commands/gc.ts')).runGc,
+  log: async () => (await import('./commands/log.ts')).runLog,
   'why-alive': async () => (await import('./commands/why-alive.ts')).runWhyAlive,
   cache: async () => (await import('./commands/cache.ts')).runCache,
   explain: async () => (await import('./commands/explain.ts')).runExplain,

@@ -128,6 +128,7 @@ export const options = {
     value: 'N',
     help: 'Processes and threads of a build at a time (default: 4096)',
   },
+  follow: { kind: 'flag', short: 'f', help: 'Print what is added, until the build has ended' },
   'keep-failed': {
     kind: 'flag',
     short: 'K',
@@ -643,6 +644,15 @@ export const commands = {
       ...locking,
       ...network,
     ],
+  },
+  log: {
+    args: '[FLAKE#PACKAGE | PATH]',
+    min: 0,
+    max: 1,
+    summary: 'Print the log of the last build of something',
+    details:
+      'PATH is an output, a link to one, or a .drv. Where this machine has no log, the caches are asked. With -f a build that runs is\nfollowed to its end.',
+    options: [...common, 'follow', 'substitute', 'substituters', ...locking, ...network],
   },
   'why-alive': {
     args: 'PATH…',

@@ -5,7 +5,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { gunzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
-import { BuildLog, logPath, readLog } from '../../../src/build/build-log.ts';
+import { BuildLog, followLog, logPath, readLog } from '../../../src/build/build-log.ts';
 import { parseStorePath } from '../../../src/formats/store-path.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 
@@ -72,6 +72,34 @@ describe('the log of a build', () => {
     expect(log.explain('hello', new FlkError('FLK_BUILD_FAILED', 'it failed')).facts['last lines']).toBe(
       'lost',
     );
+  });
+
+  it('is followed to its end', async () => {
+    const root = temporaryFolder();
+    const signal = new AbortController().signal;
+    expect(await followLog(root, drv, signal)).toBeUndefined();
+    const log = await BuildLog.create(root, drv);
+    log.add('one');
+    await nextTurn();
+    const following = (await followLog(root, drv, signal))!.toArray();
+    log.add('two');
+    await nextTurn();
+    log.add('three');
+    await log.close();
+    expect((await following).join('')).toBe('one\ntwo\nthree\n');
+    expect((await (await followLog(root, drv, signal))!.toArray()).join('')).toBe('one\ntwo\nthree\n');
+  });
+
+  it('is followed until one has enough', async () => {
+    const root = temporaryFolder();
+    const controller = new AbortController();
+    const log = await BuildLog.create(root, drv);
+    log.add('killed');
+    await nextTurn();
+    const following = (await followLog(root, drv, controller.signal))!.toArray();
+    controller.abort();
+    await expect(following).rejects.toThrow();
+    await log.close();
   });
 
   it('tells when its file is damaged', async () => {
