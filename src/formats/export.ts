@@ -73,12 +73,13 @@ async function readRecord(stream: ExportStream): Promise<ExportedPath> {
     );
   const references: StorePath[] = [];
   for (let i = 0; i < count; i++) references.push(parseStorePath(await stream.string('a reference')));
-  const deriver = await stream.string('a deriver');
+  const text = await stream.string('a deriver');
+  const deriver = text === '' ? {} : { deriver: parseStorePath(text) };
   const signed = await stream.number('a mark of a signature');
   if (signed > 1) throw invalid('its mark of a signature is neither 0 nor 1');
   // Of a kind that Nix itself has long ceased to look at.
   if (signed === 1) await stream.string('a signature');
-  return { path, references, ...(deriver === '' ? {} : { deriver: parseStorePath(deriver) }) };
+  return { path, references, ...deriver };
 }
 
 class ExportStream {
@@ -125,7 +126,8 @@ class ExportStream {
       const part = this.#chunk.subarray(0, missing);
       this.#chunk = this.#chunk.subarray(part.length);
       missing -= part.length;
-      parts.push(part);
+      // The next chunk may come in the same buffer.
+      parts.push(Buffer.from(part));
     }
     return Buffer.concat(parts);
   }
