@@ -2,7 +2,7 @@
 import type { StorePath } from '../formats/store-path.ts';
 import type { Store } from './store.ts';
 
-export interface Usage {
+interface Usage {
   readonly path: StorePath;
   readonly size: number;
   /** With all that it refers to. */

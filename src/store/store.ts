@@ -91,7 +91,7 @@ export interface Store {
 }
 
 /** What a kill, a full disk or somebody's hand may leave. */
-export interface StoreFaults {
+interface StoreFaults {
   /** Of the database's file, as SQLite words them. */
   readonly database: readonly string[];
   /** Paths with a record and nothing on disk, or that were being replaced when flk was killed; sorted. They are not valid. */
