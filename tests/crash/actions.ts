@@ -4,10 +4,14 @@
  */
 import { createHash } from 'node:crypto';
 import { readdirSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { FlkError } from '../../src/base/errors.ts';
+import { silent } from '../../src/base/events.ts';
 import { hashTree, type Tree } from '../../src/formats/nar.ts';
 import { makeTextPath, parseStorePath, type StorePath } from '../../src/formats/store-path.ts';
+import { collectGarbage } from '../../src/store/gc.ts';
+import { changingProfile, oldGenerations, removeGenerations, switchTo } from '../../src/store/generations.ts';
+import { changeProfile } from '../../src/store/profile.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { restoreTree } from '../../src/store/tree-files.ts';
 import { directory, file, type Node, symlink, treeFrom } from '../support/trees.ts';
@@ -128,16 +132,68 @@ async function buildOne(worker: Worker): Promise<StorePath> {
 
 const linksOf = (root: string): string => join(root, 'links');
 
+/** A profile that all workers change. */
+export const profileOf = (root: string): string => join(root, 'nix/var/nix/profiles/per-user/crash/profile');
+
 /** What the roots of a store lead to. */
 export function rootedPaths(root: string): StorePath[] {
   const auto = join(root, 'nix/var/nix/gcroots/auto');
-  return names(auto).flatMap((name) => {
+  const profiles = dirname(profileOf(root));
+  const indirect = names(auto).map((name) => (): string => readlinkSync(join(auto, name)));
+  const generations = names(profiles)
+    .filter((name) => /^profile-\d+-link$/.test(name))
+    .map((name) => (): string => join(profiles, name));
+  return [...indirect, ...generations].flatMap((place) => {
     try {
-      return [parseStorePath(readlinkSync(readlinkSync(join(auto, name))).slice(root.length))];
+      return [parseStorePath(readlinkSync(place()).slice(root.length))];
     } catch {
       // The link is gone that this leads to, or a kill left something half made.
       return [];
     }
+  });
+}
+
+/** Installs something that is there, or takes something out; every generation is a root. */
+async function changeInstalled(worker: Worker): Promise<void> {
+  const path = await buildOne(worker);
+  const name = `package-${below(worker, 6)}`;
+  const element = { active: true, priority: below(worker, 1_000_000), storePaths: [path] };
+  const script = async (program: string): Promise<string> => `#!/bin/sh\nexec ${program}\n`;
+  await changeProfile(
+    worker.store,
+    profileOf(worker.root),
+    (installed) => {
+      const after = new Map(installed);
+      if (worker.random() < 0.3) after.delete(name);
+      else after.set(name, element);
+      return after;
+    },
+    worker.random() < 0.5 ? { script } : {},
+  );
+}
+
+async function switchInstalled(worker: Worker): Promise<void> {
+  const profile = profileOf(worker.root);
+  await changingProfile(profile, async ({ all }) => {
+    const generation = pick(worker, all);
+    if (generation) await switchTo(worker.store, profile, generation, undefined);
+  });
+}
+
+/** As `flk gc --keep` does it. */
+async function collect(worker: Worker): Promise<void> {
+  const profile = profileOf(worker.root);
+  await changingProfile(profile, async (generations) => {
+    const old = oldGenerations(generations, { keep: 1 + below(worker, 10) });
+    await removeGenerations(
+      profile,
+      old.map(({ number }) => number),
+    );
+  });
+  const options = { keepDerivations: true, keepOutputs: false, reporter: silent, readLock: async () => [] };
+  const maxFree = worker.random() < 0.5 ? {} : { maxFree: below(worker, 200_000) };
+  await collectGarbage(worker.store, { ...options, ...maxFree, proc: '/nowhere' }).catch((error: unknown) => {
+    if (!(error instanceof FlkError && error.code === 'FLK_LOCK_BUSY')) throw error;
   });
 }
 
@@ -224,6 +280,9 @@ export const actions: readonly Action[] = [
     },
   },
   { name: 'sweep', weight: 3, run: sweep },
+  { name: 'change a profile', weight: 3, run: changeInstalled },
+  { name: 'switch a profile', weight: 2, run: switchInstalled },
+  { name: 'collect garbage', weight: 2, run: collect },
   {
     name: 'optimise',
     weight: 2,

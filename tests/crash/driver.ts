@@ -1,11 +1,14 @@
 /** Workers that use one store, are killed at any time, and leave it whole. */
-import { mkdirSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { baseNameOf } from '../../src/formats/store-path.ts';
+import { readGenerations } from '../../src/store/generations.ts';
+import { readManifest } from '../../src/store/profile.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { bundleChild, type Child, startChild } from '../support/child.ts';
-import { rootedPaths } from './actions.ts';
+import { profileOf, rootedPaths } from './actions.ts';
 import { chance } from './chance.ts';
 
 /** What a worker tells: that it did something, or what was wrong. */
@@ -109,8 +112,23 @@ async function look(store: Store, faults: string[], count: Count): Promise<void>
   const rooted = rootedPaths(store.root);
   count('roots followed', rooted.length);
   check(faults, 'a root leads to what is not valid', () => store.closure(rooted));
+  await lookAtProfile(store, faults, count);
   const stages = readdirSync(join(store.root, 'nix/var/flk/stage'));
   if (stages.length > 0) faults.push(`stages of dead processes: ${stages.join(' ')}`);
+}
+
+/** What was switched to is one of the generations, with what it is said to have, and the programs that are started through it. */
+async function lookAtProfile(store: Store, faults: string[], count: Count): Promise<void> {
+  const profile = profileOf(store.root);
+  const target = await readlink(profile).catch(() => undefined);
+  if (target === undefined) return;
+  const { all, current } = readGenerations(profile);
+  count('generations', all.length);
+  if (current === undefined) faults.push(`the profile leads to ${target}, which is no generation`);
+  for (const { path } of all)
+    for (const { storePaths } of (await readManifest(store, path)).values())
+      if (!storePaths.every((one) => store.query(one))) faults.push(`${path} has what is not valid`);
+  if (!existsSync(join(profile, 'manifest.json'))) faults.push(`${target} has no manifest.json`);
 }
 
 /** Sweeps what no root leads to; nothing may be left that no record speaks of. */
