@@ -6,6 +6,7 @@ import { entriesOf, itemsOf, type Located, plainValue, quoteAdvice } from './man
 export function checkSchema(root: Located, findings: Findings): void {
   if (validate(plainValue(root))) return;
   for (const fault of validate.errors ?? []) {
+    if (findings.full) return;
     const finding = describe(fault, root);
     if (finding) findings.add(...finding);
   }

@@ -48,12 +48,12 @@ export type Located = LocatedScalar | LocatedList | LocatedMap;
 /** No manifest that a person wrote comes near these; see tests for what lies beyond. */
 const yamlLimits = {
   /** UTF-16 units. */
-  length: 1 << 20,
-  lexemes: 250_000,
+  length: 1 << 22,
+  lexemes: 1_000_000,
   /** The parser recurses when it composes: V8 dies, rather than throws, where a regular expression meets the end of the stack. */
   depth: 100,
   /** Values after aliases are expanded. */
-  values: 100_000,
+  values: 400_000,
 };
 
 /** Undefined when the text is not YAML that a manifest may hold; `findings` then say why. An empty text is an empty mapping. */

@@ -81,6 +81,10 @@ const openSymlink = strings('(', 'type', 'symlink', 'target');
 const close = strings(')');
 const closeTwice = strings(')', ')');
 
+/** Bytes that are gathered: few at first, since a flake of thousands of packages has as many small sources being hashed at once. */
+const firstBuffer = 2 * 1024;
+const fullBuffer = 256 * 1024;
+
 /**
  * Writes the NAR of one walk through a callback, in chunks of about 256 KiB: small writes are gathered, large data passes
  * through uncopied. A chunk belongs to the writer and is only good during the call. A walk out of order, with a forbidden name or
@@ -88,7 +92,7 @@ const closeTwice = strings(')', ')');
  */
 export class NarWriter implements TreeSink {
   readonly #write: (chunk: Buffer) => void;
-  readonly #buffer = Buffer.allocUnsafeSlow(256 * 1024);
+  #buffer = Buffer.allocUnsafeSlow(firstBuffer);
   #used = 0;
   #size = 0;
   /** The last name in each open folder, outermost first. */
@@ -182,7 +186,7 @@ export class NarWriter implements TreeSink {
   }
 
   #bytes(data: Buffer): void {
-    if (this.#used + data.length > this.#buffer.length) this.#flush();
+    if (this.#used + data.length > this.#buffer.length) this.#makeRoom(data.length);
     // Most writes are a few words; calling out to copy them costs more than the loop.
     if (data.length < 64) for (let i = 0; i < data.length; i++) this.#buffer[this.#used++] = data[i]!;
     else this.#used += data.copy(this.#buffer, this.#used);
@@ -195,7 +199,7 @@ export class NarWriter implements TreeSink {
   }
 
   #length(value: number): void {
-    if (this.#used + 8 > this.#buffer.length) this.#flush();
+    if (this.#used + 8 > this.#buffer.length) this.#makeRoom(8);
     this.#buffer.writeUInt32LE(value % 2 ** 32, this.#used);
     this.#buffer.writeUInt32LE(Math.floor(value / 2 ** 32), this.#used + 4);
     this.#used += 8;
@@ -204,6 +208,15 @@ export class NarWriter implements TreeSink {
   #pad(size: number): void {
     const rest = padded(size) - size;
     if (rest > 0) this.#bytes(zeros.subarray(0, rest));
+  }
+
+  #makeRoom(wanted: number): void {
+    const size = Math.min(fullBuffer, Math.max(8 * this.#buffer.length, this.#used + wanted));
+    if (this.#used + wanted > size) this.#flush();
+    if (this.#buffer.length === fullBuffer) return;
+    const larger = Buffer.allocUnsafeSlow(size);
+    this.#buffer.copy(larger, 0, 0, this.#used);
+    this.#buffer = larger;
   }
 
   #flush(): void {

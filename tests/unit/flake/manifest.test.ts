@@ -921,15 +921,15 @@ describe('hostile text', () => {
       Array.from({ length: 1000 }, (_, i) => `${' '.repeat(i)}a:\n`).join(''),
       /nested more than/,
     ],
-    ['keys without end', Array.from({ length: 100_000 }, (_, i) => `k${i}: 1\n`).join(''), /words and signs/],
+    ['keys without end', Array.from({ length: 300_000 }, (_, i) => `k${i}: 1\n`).join(''), /words and signs/],
     ['one key again and again', 'x-a: 1\n'.repeat(30_000), /is set twice/],
     [
       'unknown keys without end',
       Array.from({ length: 20_000 }, (_, i) => `k${i}: 1\n`).join(''),
       /unknown key/,
     ],
-    ['empty lines without end', '\n'.repeat(1_000_000), /words and signs/],
-    ['more text than a manifest has', `description: ${'x'.repeat(1_100_000)}\n`, /characters/],
+    ['empty lines without end', '\n'.repeat(2_000_000), /words and signs/],
+    ['more text than a manifest has', `description: ${'x'.repeat(4_200_000)}\n`, /characters/],
     ['holes without end', `packages: { a: { buildPhase: "${'{{x}}'.repeat(50_000)}" } }\n`, /no input "x"/],
     [
       'unknown packages without end',
