@@ -2,7 +2,17 @@
 import { spawnSync } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
-const all = ['startup', 'nar', 'graph', 'fifty-inputs', 'big-repository', 'tarballs', 'packages'];
+const all = [
+  'startup',
+  'nar',
+  'graph',
+  'fifty-inputs',
+  'big-repository',
+  'tarballs',
+  'packages',
+  'trivial-builds',
+  'nar-copy',
+];
 const wanted = process.argv.slice(2);
 for (const name of wanted.length > 0 ? wanted : all) {
   console.log(`\n## ${name}\n`);

@@ -228,7 +228,7 @@ async function inStage<T>(
 ): Promise<T> {
   const stage = await store.stage();
   const scratch = await makeScratch(stage.path);
-  const dispose = async (): Promise<void> => workshop.discard(scratch, () => stage.dispose());
+  const dispose = async (): Promise<void> => workshop.discard(stage.path, () => stage.dispose());
   try {
     return await work({ folder: stage.path, scratch, dispose });
   } catch (error) {

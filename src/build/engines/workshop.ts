@@ -1,6 +1,6 @@
 /** What the builds of one engine share, because making it anew for each would cost more than a small build does. */
 import { chmodSync, constants, openSync, rmSync } from 'node:fs';
-import { mkdir, rmdir } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
 import { OnceMap } from '../../base/concurrency.ts';
@@ -9,7 +9,7 @@ import { run } from '../../base/process.ts';
 import type { Store } from '../../store/store.ts';
 import type { Toolchain } from './engine.ts';
 import type { Surroundings } from './surroundings.ts';
-import { type Base, makeBase, type Scratch } from './view.ts';
+import { type Base, makeBase } from './view.ts';
 
 /**
  * A pipe whose writing end is a real one: what Node makes are sockets, and a builder that opens /dev/stdout could not. `end` is to
@@ -61,12 +61,12 @@ export class Workshop {
   }
 
   /**
-   * Removes what a build has left while others go on: removing a folder may wait for the file system's journal. What fails here the
-   * next flk removes.
+   * Removes a build's folder while others go on: removing may wait for the file system's journal. `dispose` is for what it takes more
+   * to remove; where that fails too, the next flk does it.
    */
-  discard(scratch: Scratch, dispose: () => Promise<void>): void {
-    const done = Promise.allSettled(Object.values<string>({ ...scratch }).map((folder) => rmdir(folder)))
-      .then(dispose)
+  discard(folder: string, dispose: () => Promise<void>): void {
+    const done = rm(folder, { recursive: true })
+      .catch(dispose)
       .catch(() => {})
       .finally(() => this.#leaving.delete(done));
     this.#leaving.add(done);
