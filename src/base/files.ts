@@ -1,11 +1,22 @@
 /** Files that survive: staged beside their place, synced, renamed; and locks between processes. */
 import { randomBytes } from 'node:crypto';
-import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
 import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
-import { basename, dirname, join } from 'node:path';
+import { homedir } from 'node:os';
+import { basename, dirname, isAbsolute, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { throwIfAborted } from './concurrency.ts';
 import { FlkError, systemCode } from './errors.ts';
+
+/** Where this person's files lie; for a user whom neither HOME nor passwd gives a place, the one that Debian calls /nonexistent. */
+export function homeFolder(env: NodeJS.ProcessEnv): string {
+  if (env.HOME !== undefined && isAbsolute(env.HOME)) return env.HOME;
+  try {
+    return homedir();
+  } catch {
+    return '/nonexistent';
+  }
+}
 
 /** The file's bytes, or undefined where there is none. Larger than `limit` bytes is FLK_LIMIT. */
 export async function readFileIfExists(path: string, limit = 64 * 1024 * 1024): Promise<Buffer | undefined> {
@@ -78,7 +89,7 @@ export async function makeFolder(path: string): Promise<void> {
 }
 
 /**
- * Runs `work` while holding an exclusive lock file at `path`, which names its owner's pid and start time. A lock whose owner is
+ * Runs `work` while holding an exclusive lock at `path`, a symlink that names its owner's pid and start time. A lock whose owner is
  * dead is taken over. Waits up to `patience` ms (default: ten minutes), then throws FLK_LOCK_BUSY; FLK_INTERRUPTED when `signal` fires
  * meanwhile. All owners must be on one machine.
  */
@@ -100,7 +111,7 @@ export async function takeFileLock(
   path: string,
   { patience = 600_000, signal }: { patience?: number; signal?: AbortSignal | undefined } = {},
 ): Promise<() => Promise<void>> {
-  const owner = `${(await ownerName()).replaceAll('-', ' ')}\n`;
+  const owner = (await ownerName()).replaceAll('-', ' ');
   const deadline = Date.now() + patience;
   for (let wait = 5; ; wait = Math.min(wait * 2, 200)) {
     if (await take(path, owner)) break;
@@ -113,46 +124,50 @@ export async function takeFileLock(
     await sleep(wait);
   }
   return async () => {
-    if (readIfThere(path) === owner) rmSync(path, { force: true });
+    if (ownerOf(path) === owner) rmSync(path, { force: true });
   };
 }
 
 async function take(path: string, owner: string): Promise<boolean> {
-  // Sync: for a few bytes, a turn in the thread pool takes longer than the calls.
-  let fd: number | undefined;
-  try {
-    fd = openSync(path, 'wx', 0o644);
-    writeFileSync(fd, owner);
-    return true;
-  } catch (error) {
-    if (fd !== undefined) rmSync(path, { force: true });
-    if (fd !== undefined || systemCode(error) !== 'EEXIST') throw unwritable(path, error);
-  } finally {
-    if (fd !== undefined) closeSync(fd);
-  }
-  const text = readIfThere(path);
-  if (text === undefined) return false;
-  const [pid, started] = text.split(' ');
-  // An empty file is an owner between its open and its write, or one that died there: judge it by its age.
-  const abandoned = pid === '' ? await olderThan(path, 10_000) : (await startTime(Number(pid))) !== started;
-  if (!abandoned) return false;
-  // Two waiters may both see the dead owner: only the one that holds the takeover file may remove it, after a second look.
+  if (mark(path, owner)) return true;
+  const holder = ownerOf(path);
+  if (holder === undefined || !(await isAbandoned(path, holder))) return false;
+  // Two waiters may both see the dead owner: only the one that holds the takeover may remove it, after a second look.
   const takeover = `${path}.takeover`;
-  try {
-    await (await open(takeover, 'wx')).close();
-  } catch {
-    if (await olderThan(takeover, 10_000)) await rm(takeover, { force: true });
+  if (!mark(takeover, owner)) {
+    const other = ownerOf(takeover);
+    if (other !== undefined && (await isAbandoned(takeover, other))) rmSync(takeover, { force: true });
     return false;
   }
   try {
-    if (readIfThere(path) === text) rmSync(path, { force: true });
+    if (ownerOf(path) === holder) rmSync(path, { force: true });
   } finally {
-    await rm(takeover, { force: true });
+    rmSync(takeover, { force: true });
   }
   return false;
 }
 
-function readIfThere(path: string): string | undefined {
+/**
+ * Puts the owner's name there unless there is one. A symlink, for that is made and named in one step: a file's owner may be killed
+ * before it has written its name, and nobody could tell then whether it lives.
+ */
+function mark(path: string, owner: string): boolean {
+  try {
+    symlinkSync(owner, path);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') return false;
+    throw unwritable(path, error);
+  }
+}
+
+/** Undefined where there is no lock. A file is what other programs, and flk once, put there. */
+function ownerOf(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch (error) {
+    if (systemCode(error) !== 'EINVAL') return undefined;
+  }
   try {
     return readFileSync(path, 'utf8');
   } catch {
@@ -160,12 +175,17 @@ function readIfThere(path: string): string | undefined {
   }
 }
 
+async function isAbandoned(path: string, owner: string): Promise<boolean> {
+  const [pid, started] = owner.split(' ');
+  return pid === '' ? await olderThan(path, 10_000) : (await startTime(Number(pid))) !== started;
+}
+
 async function olderThan(path: string, age: number): Promise<boolean> {
   const info = await stat(path).catch(() => undefined);
   return info !== undefined && Date.now() - info.mtimeMs > age;
 }
 
-const holder = (path: string): string => `pid ${(readIfThere(path) ?? '?').split(' ')[0]}`;
+const holder = (path: string): string => `pid ${(ownerOf(path) ?? '?').split(' ')[0]}`;
 
 /** Field 22 of /proc/PID/stat, which tells a process from a later one with the same number; `-` when it is gone. */
 export async function startTime(pid: number): Promise<string> {

@@ -1,9 +1,20 @@
 import { spawn } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
+import os, { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { readFileIfExists, withFileLock, writeFileAtomic } from '../../../src/base/files.ts';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { homeFolder, readFileIfExists, withFileLock, writeFileAtomic } from '../../../src/base/files.ts';
 import { errorOf } from '../../support/errors.ts';
 
 let folder: string;
@@ -94,9 +105,45 @@ describe('withFileLock', () => {
     expect(await withFileLock(path, async () => 'in', { patience: 5000 })).toBe('in');
   });
 
+  test('takes over from one that was killed while it took over', async () => {
+    const path = join(folder, 'lock');
+    symlinkSync('4194304 1 abc', path);
+    symlinkSync('4194304 1 def', `${path}.takeover`);
+    expect(await withFileLock(path, async () => 'in', { patience: 1000 })).toBe('in');
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  test('names its owner from the moment that it is there', async () => {
+    const path = join(folder, 'lock');
+    await withFileLock(path, async () => {
+      expect(readlinkSync(path)).toMatch(new RegExp(`^${process.pid} \\d+ [0-9a-f]{12}$`));
+    });
+  });
+
   test('does not mistake a reused process number for the owner', async () => {
     const path = join(folder, 'lock');
     writeFileSync(path, `${process.pid} 1 abc\n`);
     expect(await withFileLock(path, async () => 'in', { patience: 5000 })).toBe('in');
+  });
+});
+
+describe('homeFolder', () => {
+  test('is HOME, where that is absolute, else what the system says of the user', () => {
+    expect(homeFolder({ HOME: '/home/ada' })).toBe('/home/ada');
+    expect(homeFolder({ HOME: 'ada' })).toBe(homedir());
+    expect(homeFolder({})).toBe(homedir());
+  });
+
+  test('is one that there is not, for a user whom nobody knows', () => {
+    const spy = vi.spyOn(os, 'homedir').mockImplementation(() => {
+      throw new Error('uv_os_homedir returned ENOENT');
+    });
+    syncBuiltinESMExports();
+    try {
+      expect(homeFolder({})).toBe('/nonexistent');
+    } finally {
+      spy.mockRestore();
+      syncBuiltinESMExports();
+    }
   });
 });
