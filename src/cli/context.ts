@@ -1,9 +1,9 @@
 /** What a command works with: its arguments, its folders, the report, and the parts of flk, each made when first asked for. */
-import { homedir } from 'node:os';
 import { isAbsolute, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
+import { homeFolder } from '../base/files.ts';
 import { JsonReport } from '../report/json.ts';
 import { PlainReport } from '../report/plain.ts';
 import type { Renderer } from '../report/renderer.ts';
@@ -275,7 +275,7 @@ export class Context {
 
 /** XDG's folders; `--store` and relative values count from the current folder. */
 export function foldersOf(world: Pick<World, 'env' | 'cwd'>, store: string | undefined): Folders {
-  const home = isAbsolute(world.env.HOME ?? '') ? world.env.HOME! : homedir();
+  const home = homeFolder(world.env);
   // The XDG specification: a value that is not absolute is ignored.
   const xdg = (name: string, fallback: string): string => {
     const value = world.env[name];

@@ -1,9 +1,9 @@
 /** Where a person's profiles are, how their programs are started on this machine, and the link that leads there. */
 import { lstatSync, readlinkSync } from 'node:fs';
 import { mkdir, realpath, rename, rm, symlink } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import { basename, delimiter, dirname, isAbsolute, join, resolve } from 'node:path';
 import { FlkError } from '../base/errors.ts';
+import { homeFolder } from '../base/files.ts';
 import { quote } from '../base/process.ts';
 import { launcherScript } from '../build/enter.ts';
 import { storeDir } from '../formats/store-path.ts';
@@ -78,7 +78,7 @@ export async function linkProfile(context: Context, store: Store, profile: strin
 }
 
 export function stateFolder({ env }: Context): string {
-  const home = isAbsolute(env.HOME ?? '') ? env.HOME! : homedir();
+  const home = homeFolder(env);
   return isAbsolute(env.XDG_STATE_HOME ?? '') ? env.XDG_STATE_HOME! : join(home, '.local/state');
 }
 

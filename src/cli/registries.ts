@@ -1,8 +1,8 @@
 /** The registries that a command asks: Nix's files, the settings' global one, and what the command line says. */
-import { homedir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
+import { homeFolder } from '../base/files.ts';
 import { type FlakeRef, parseFlakeRef } from '../flake/flake-ref.ts';
 import { FlakeRegistries } from '../sources/registry.ts';
 import { registryLoader } from '../sources/registry-files.ts';
@@ -48,7 +48,7 @@ export async function openRegistries(context: Asking): Promise<FlakeRegistries> 
 /** Where Nix keeps this person's registry. */
 export function userRegistryFile(env: NodeJS.ProcessEnv): string {
   if (env.NIX_CONFIG_HOME) return join(env.NIX_CONFIG_HOME, 'registry.json');
-  const home = env.HOME !== undefined && isAbsolute(env.HOME) ? env.HOME : homedir();
+  const home = homeFolder(env);
   const config = env.XDG_CONFIG_HOME;
   return join(
     config !== undefined && isAbsolute(config) ? config : join(home, '.config'),

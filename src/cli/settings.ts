@@ -2,11 +2,10 @@
  * What a person has set once for all flakes: flk's own `config.yaml`, and what an installed Nix has been told, so that who moves
  * from one to the other sets nothing twice. flk's own file wins; options of the command line win over both.
  */
-import { homedir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 import { Findings, nearest, type SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
-import { readFileIfExists } from '../base/files.ts';
+import { homeFolder, readFileIfExists } from '../base/files.ts';
 import { type NixConfLine, readNixConf } from './nix-conf.ts';
 
 /** Names and defaults are Nix's, in camelCase: see nix.conf(5). */
@@ -127,7 +126,7 @@ const isName = (name: string): name is Name => names.has(name);
  * that Nix knows and flk does not is read past; one in flk's own file is a fault.
  */
 export async function readSettings(env: NodeJS.ProcessEnv): Promise<Settings> {
-  const home = isAbsolute(env.HOME ?? '') ? env.HOME! : homedir();
+  const home = homeFolder(env);
   const config = env.XDG_CONFIG_HOME;
   const folder = config !== undefined && isAbsolute(config) ? config : join(home, '.config');
   const path = join(folder, 'flk/config.yaml');

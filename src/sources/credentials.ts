@@ -3,11 +3,10 @@
  * looked up by the URL that is about to be asked, so nothing can travel along to another one.
  */
 import { stat } from 'node:fs/promises';
-import { homedir } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { join } from 'node:path';
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
-import { readFileIfExists } from '../base/files.ts';
+import { homeFolder, readFileIfExists } from '../base/files.ts';
 import type { HttpCredentials } from './http.ts';
 import { type NetrcEntry, parseNetrc } from './netrc.ts';
 
@@ -89,7 +88,7 @@ export class Credentials implements HttpCredentials {
 
   async #readNetrc(): Promise<NetrcEntry[]> {
     const { netrcFile, env, reporter } = this.#options;
-    const home = isAbsolute(env.HOME ?? '') ? env.HOME! : homedir();
+    const home = homeFolder(env);
     const files = netrcFile === undefined ? ['/etc/nix/netrc', join(home, '.netrc')] : [netrcFile];
     const entries: NetrcEntry[] = [];
     for (const path of files) {

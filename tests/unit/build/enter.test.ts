@@ -1,9 +1,16 @@
 /** Programs that need /nix/store, started on a machine that may have none. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
-import { enterCommand, needsStore } from '../../../src/build/enter.ts';
+import {
+  enterCommand,
+  enterStore,
+  isAtHome,
+  launcherScript,
+  needsStore,
+  onDisk,
+} from '../../../src/build/enter.ts';
 import type { StorePath } from '../../../src/formats/store-path.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
 import { errorOf } from '../../support/errors.ts';
@@ -128,6 +135,37 @@ describe.skipIf(!canMount)(
       mkdirSync(cwd);
       const { command, args } = await enterCommand(store, `${path}/bin/program`, [], cwd);
       expect(spawnSync(command, args, { cwd, encoding: 'utf8' }).stdout).toBe(`${cwd}\nfound in the store\n`);
+    });
+
+    it('starts any other command, which finds programs of the store on its PATH', async () => {
+      const { path } = await program('echo "$1"; cat $data');
+      const script = 'program "a  b"; command -v program';
+      const { command, args } = await enterStore(store, ['sh', '-c', script], '/');
+      const env = { PATH: `${path}/bin:${process.env.PATH}` };
+      const { stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', env });
+      expect(stdout, stderr).toBe(`a  b\nfound in the store\n${path}/bin/program\n`);
+    });
+
+    it('writes launchers that work wherever they are started, without flk', async () => {
+      const { path } = await program('pwd; echo "$#|$1|$2"; cat $data');
+      const cwd = join(temporaryFolder(), `a 'b" $c\\d`);
+      mkdirSync(cwd);
+      const launcher = join(cwd, 'launcher');
+      writeFileSync(launcher, await launcherScript(store, `${path}/bin/program`), { mode: 0o755 });
+      const { stdout, stderr } = spawnSync(launcher, ['$x y', ''], { cwd, encoding: 'utf8' });
+      expect(stdout, stderr).toBe(`${cwd}\n2|$x y|\nfound in the store\n`);
+      expect(readdirSync(cwd)).toEqual(['launcher']);
+    });
+
+    it('sees in the view that the store is at its place', async () => {
+      expect(await isAtHome(store)).toBe(false);
+      const { command, args } = await enterStore(store, ['stat', '-c', '%d %i', '/nix/store'], '/');
+      const there = spawnSync(command, args, { encoding: 'utf8' }).stdout;
+      const here = spawnSync('stat', ['-c', '%d %i', onDisk(store, '/nix/store/x').slice(0, -2)], {
+        encoding: 'utf8',
+      });
+      expect(there).toBe(here.stdout);
+      expect(there).toMatch(/^\d+ \d+\n$/);
     });
   },
 );
