@@ -50,20 +50,26 @@ export async function openConfiguredSubstituter(
 ): Promise<Substituter | undefined> {
   if (context.flags.substitute === false) return undefined;
   const settings = await context.settings();
-  const { substituters, 'trusted-public-keys': keys } = context.flags;
+  const { substituters } = context.flags;
   const named = substituters.length > 0 ? words(substituters) : settings.substituters;
   // --offline means that nobody on the network is asked, not that it is told for each.
   const addresses = named.filter((text) => !context.offline || !isServer(text, context.cwd));
   if (addresses.length === 0) return undefined;
   return await openSubstituterOf(context, {
     caches: addresses,
-    publicKeys: keys.length > 0 ? words(keys) : settings.trustedPublicKeys,
+    publicKeys: await trustedKeys(context),
     ...(settings.requireSigs ? {} : { trusted: true }),
     ...(store === undefined ? {} : { store }),
   });
 }
 
 const isServer = (text: string, cwd: string): boolean => parseCacheAddress(text, cwd).place.kind === 'server';
+
+/** Whose signatures count: those that the command line names, else those that are set. */
+export async function trustedKeys(context: Context): Promise<readonly string[]> {
+  const named = words(context.flags['trusted-public-keys']);
+  return named.length > 0 ? named : (await context.settings()).trustedPublicKeys;
+}
 
 /** Nix takes several in one word, too. */
 const words = (list: readonly string[]): string[] =>

@@ -555,7 +555,7 @@ export const commands = {
     max: 1,
     summary: 'Copy a flake and the sources of all its inputs into the store or a cache',
     details:
-      'TO is a folder, or its file:// URL, that becomes a binary cache: nix copy --from and flk take the sources from there. Without\n--to they go to the store. --json has the shape of nix flake archive --json.',
+      'TO is a folder, or a URL as flk cache takes them: a binary cache that nix copy --from and flk take the sources from. Without\n--to they go to the store. --json has the shape of nix flake archive --json.',
     options: [...common, 'to', 'dry-run', ...locking, ...network],
   },
   show: {
@@ -614,7 +614,8 @@ export const commands = {
       'no-check-sigs',
       'precise',
       'files',
-      'store',
+      ...substituting,
+      ...network,
     ],
   },
   gc: {

@@ -83,13 +83,13 @@ const subCommands = {
   verify: {
     args: '[PATH…]',
     min: 0,
-    options: ['all', 'recursive', 'no-contents', 'no-trust'],
+    options: ['all', 'recursive', 'no-contents', 'no-trust', 'trusted-public-keys'],
     run: async (...call) => (await import('./store/check.ts')).runVerify(...call),
   },
   repair: {
     args: 'PATH…',
     min: 0,
-    options: ['all'],
+    options: ['all', 'substituters', 'trusted-public-keys', 'substitute'],
     run: async (...call) => (await import('./store/check.ts')).runRepair(...call),
   },
   optimise: {
@@ -141,7 +141,15 @@ const subCommands = {
 } as const satisfies Record<string, SubCommand>;
 
 /** What each takes beside its own. */
-const everywhere: readonly OptionName[] = ['help', 'quiet', 'json', 'log-format', 'store'];
+const everywhere: readonly OptionName[] = [
+  'help',
+  'quiet',
+  'json',
+  'log-format',
+  'offline',
+  'refresh',
+  'store',
+];
 
 export async function runStore(context: Context): Promise<number> {
   const [name = '', ...args] = context.args;

@@ -11,7 +11,7 @@ import type { PathInfo } from '../../../store/path-info.ts';
 import { findRoots } from '../../../store/roots.ts';
 import type { Store } from '../../../store/store.ts';
 import { type PathFault, type Repair, repairPaths, verifyPaths } from '../../../store/verify.ts';
-import { openConfiguredSubstituter } from '../../caches.ts';
+import { openConfiguredSubstituter, trustedKeys } from '../../caches.ts';
 import type { Context } from '../../context.ts';
 import { readLock } from '../../live-roots.ts';
 import { readPathArgument, readValidPath } from '../../store-paths.ts';
@@ -70,7 +70,7 @@ async function faultsOf(
 }
 
 async function trust(context: Context): Promise<(info: PathInfo) => boolean> {
-  const keys = (await context.settings()).trustedPublicKeys.map(parsePublicKey);
+  const keys = (await trustedKeys(context)).map(parsePublicKey);
   return (info) =>
     info.ultimate ||
     provenAddress(info) !== undefined ||
