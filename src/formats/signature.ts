@@ -95,9 +95,9 @@ export function isSignedBy(text: string, signature: string, keys: readonly Publi
   return keys.some((key) => key.name === name && verify(null, Buffer.from(text), key.key, bytes));
 }
 
-/** Whether a text has the form of a signature. */
+/** Whether a text has the form of a signature, by whatever algorithm. */
 export function isSignature(text: string): boolean {
-  return parsePair(text)?.bytes.length === signatureBytes;
+  return (parsePair(text)?.bytes.length ?? 0) > 0;
 }
 
 const rawPublic = (key: KeyObject): Buffer =>

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { type CliWorld, flakeWorld } from '../support/cli.ts';
+import { serveFolder } from '../support/folder-server.ts';
 import { nix, nixAvailable, nixReason } from '../support/nix.ts';
 import { git } from '../support/repositories.ts';
 
@@ -66,11 +67,24 @@ describe('flk archive', () => {
     expect((await flk(['archive', '--json'])).stdout).toContain('FLK_');
   });
 
-  it('refuses to copy to a server', async () => {
+  it('copies to a server that is a cache', async () => {
+    const { flk, home } = archiveWorld();
+    const server = await serveFolder(join(home, 'bundle'));
+    const { status, stdout, stderr } = await flk(['archive', '--to', server.base]);
+    expect(status, stderr).toBe(0);
+    const hashes = stdout
+      .trim()
+      .split('\n')
+      .map((path) => path.slice(11, 43));
+    const notes = readdirSync(join(home, 'bundle')).filter((name) => name.endsWith('.narinfo'));
+    expect(notes.sort()).toEqual(hashes.map((hash) => `${hash}.narinfo`).sort());
+  });
+
+  it('refuses to copy to what is no cache', async () => {
     const { flk } = archiveWorld();
-    const { status, stderr } = await flk(['archive', '--to', 'https://cache.example.org']);
+    const { status, stderr } = await flk(['archive', '--to', 'ftp://cache.example.org']);
     expect(status).toBe(2);
-    expect(stderr).toContain('file://FOLDER');
+    expect(stderr).toContain('file:///FOLDER');
   });
 
   it('leaves a cache alone that belongs to another store', async () => {
@@ -78,7 +92,7 @@ describe('flk archive', () => {
     mkdirSync(join(folder, '../bundle'));
     writeFileSync(join(folder, '../bundle/nix-cache-info'), 'StoreDir: /gnu/store\n');
     const { stderr } = await flk(['archive', '--to', '../bundle']);
-    expect(stderr).toContain('FLK_STORE_INVALID');
+    expect(stderr).toContain('FLK_CACHE_INVALID');
   });
 
   it('adds to a cache only what is not there', async () => {

@@ -84,8 +84,9 @@ describe('keys and signatures', () => {
     'k:AAAA',
     `k:${'A'.repeat(88)}`,
     `k k:${'A'.repeat(86)}==`,
-  ])('%j is no signature', (text) => {
-    expect(isSignature(text)).toBe(false);
+  ])('%j has signed nothing', (text) => {
+    // The right form, by whatever algorithm, is no more than that.
+    expect(isSignature(text)).toBe(/^k:A+$/.test(text));
     expect(isSignedBy('text', text, [publicKeyOf(generateSecretKey('k'))])).toBe(false);
   });
 });
