@@ -240,7 +240,9 @@ export function folderOffers(folder: string, options: OfferOptions = {}): CacheO
   return {
     find: (address) => firstMatch(patterns, address),
     check: async () => {
-      await realpath(folder);
+      await realpath(folder).catch((cause: Error) => {
+        throw new FlkError('FLK_FILE_UNREADABLE', `cannot read ${folder}: ${cause.message}`, { cause });
+      });
     },
   };
 }

@@ -180,7 +180,12 @@ export class CacheServer {
     const sent = tokenOf(request.headers.authorization);
     if (sent === undefined) {
       response.setHeader('www-authenticate', 'Basic realm="flk cache"');
-      return say(request, response, 401, 'this needs the token');
+      return say(
+        request,
+        response,
+        401,
+        'this needs the token: as Bearer, or as the password in a netrc file',
+      );
     }
     if (!isSame(sent, uploads.token)) return say(request, response, 403, 'this is not the token');
     if ((request.headers['content-encoding'] ?? 'identity') !== 'identity')

@@ -1,0 +1,135 @@
+/**
+ * Taking paths from a binary cache: `flk cache pull` beside `nix copy --from`, whole processes, each into a store that is new.
+ *
+ * 1. One path of 20,000 files and 300 MB.
+ * 2. A path that refers to 1,000 small ones.
+ *
+ * From the same folder, as file:// and over HTTP on loopback, packed with xz and not at all.
+ *
+ *     node bench/nar-copy.mjs [ROUNDS]      default 3
+ */
+import { spawnSync } from 'node:child_process';
+import { createReadStream, mkdirSync, mkdtempSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { join } from 'node:path';
+import { bundle, measure, median, nixRunner, repository, scratchFolder, table } from './support.mjs';
+
+const rounds = Number(process.argv[2] ?? 3);
+const scratch = scratchFolder();
+const nix = nixRunner();
+if (!nix) console.log('no Nix to compare with: tests/engines/install gives one');
+const flk = join(repository, 'bin/flk.js');
+
+const environment = (home) => ({
+  PATH: process.env.PATH,
+  HOME: home,
+  XDG_CACHE_HOME: join(home, '.cache'),
+  XDG_DATA_HOME: join(home, '.local'),
+  ...(process.env.FLK_ENGINES ? { FLK_ENGINES: process.env.FLK_ENGINES } : {}),
+});
+
+/** Words and numbers, which pack as sources do: to about a fifth. */
+function textOf(size, seed) {
+  let text = '';
+  for (let state = seed + 1; text.length < size; ) {
+    state = (state * 1103515245 + 12345) % 2147483648;
+    text += `const value${state % 977} = compute(${state % 65536}, 'name-${state % 131}');\n`;
+  }
+  return text.slice(0, size);
+}
+
+const large = join(scratch, 'large');
+for (let i = 0; i < 20_000; i++) {
+  const folder = join(large, `part-${i % 100}`, `sub-${i % 7}`);
+  if (i < 700) mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, `file-${i}.ts`), textOf(15_000, i));
+}
+symlinkSync(join(repository, 'node_modules'), join(scratch, 'node_modules'));
+const fill = await bundle(
+  `import { openStore } from './src/store/store.ts';
+   import { walkPath } from './src/store/tree-files.ts';
+   const [root, large] = process.argv.slice(2);
+   const store = await openStore(root);
+   const { path } = await store.addTree('large', walkPath(large));
+   const small = await Promise.all(Array.from({ length: 1000 }, (_, i) =>
+     store.addText('small-' + i, ('line ' + i + '\\n').repeat(200), [])));
+   const paths = small.map(({ path }) => path);
+   const top = await store.addText('top', paths.join('\\n'), paths);
+   console.log(path);
+   console.log(top.path);
+   store.close();`,
+  join(scratch, 'fill.mjs'),
+);
+const source = join(scratch, 'store');
+const filled = spawnSync(process.execPath, [fill, source, large], { encoding: 'utf8' });
+if (filled.status !== 0) throw new Error(filled.stderr);
+const [largePath, topPath] = filled.stdout.trim().split('\n');
+
+async function serve(folder) {
+  const server = createServer((request, response) => {
+    const file = join(folder, request.url);
+    const size = statSync(file, { throwIfNoEntry: false })?.size;
+    if (size === undefined) response.writeHead(404).end();
+    else {
+      response.writeHead(200, { 'content-length': size });
+      createReadStream(file, { highWaterMark: 1 << 20 }).pipe(response);
+    }
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return { url: `http://127.0.0.1:${server.address().port}`, close: () => server.close() };
+}
+
+for (const compression of ['xz', 'none']) {
+  const cache = join(scratch, `cache-${compression}`);
+  const args = [
+    flk,
+    'cache',
+    'push',
+    '--store',
+    source,
+    '--compression',
+    compression,
+    cache,
+    largePath,
+    topPath,
+  ];
+  const pushed = spawnSync(process.execPath, args, { encoding: 'utf8', env: environment(scratch) });
+  if (pushed.status !== 0) throw new Error(pushed.stderr);
+  const server = await serve(cache);
+  for (const [what, path] of [
+    ['20,000 files, 300 MB', largePath],
+    ['1,000 small paths', topPath],
+  ])
+    for (const url of [`file://${cache}`, server.url]) {
+      const contenders = {
+        flk: (home) => [process.execPath, [flk, 'cache', 'pull', '--store', join(home, 'store'), url, path]],
+        ...(nix && {
+          'nix 2.34': (home) => [
+            nix,
+            ['copy', '--no-check-sigs', '--from', url, '--to', join(home, 'store'), path],
+          ],
+        }),
+      };
+      const runs = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
+      for (let round = 0; round < rounds; round++)
+        for (const [name, contender] of Object.entries(contenders)) {
+          const home = mkdtempSync(join(scratch, 'home-'));
+          const [program, words] = contender(home);
+          runs[name].push(
+            await measure(program, words, { env: environment(home), stdio: ['ignore', 'pipe', 'ignore'] }),
+          );
+          // What lies in a store is read-only.
+          spawnSync('sh', ['-c', 'chmod -R u+w "$1"; rm -rf "$1"', 'sh', home]);
+        }
+      const summary = Object.entries(runs).map(([name, list]) => [
+        name,
+        { ms: median(list.map(({ ms }) => ms)), peak: Math.max(...list.map(({ peak }) => peak)) },
+      ]);
+      table(
+        `${what}, ${compression}, ${url.split(':')[0]}`,
+        Object.fromEntries(summary),
+        nix ? 'nix 2.34' : 'flk',
+      );
+    }
+  server.close();
+}
