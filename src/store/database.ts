@@ -486,12 +486,15 @@ class SqliteRecords implements StoreDatabase {
   close(): void {
     // A sweep that runs has perhaps looked for roots already, and not seen those that this owner leaves behind.
     try {
-      if (this.#held.size > 0)
+      if (this.#held.size > 0) {
+        // As little need to last as for the holds themselves.
+        this.#connection.exec('PRAGMA synchronous = NORMAL');
         this.#write(() =>
           this.#connection
             .prepare<[string]>('DELETE FROM holds WHERE owner = ? AND NOT EXISTS (SELECT 1 FROM collector)')
             .run(this.#self),
         );
+      }
     } catch {
       // On a full disk, say: they go when this process is gone.
     }
