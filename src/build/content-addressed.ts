@@ -1,6 +1,6 @@
 /**
  * What was built, once more under a path that follows from its content: so that what is built with it is not built again when a new
- * build gives the same bytes. The path is the one that `nix store make-content-addressed` gives a path whose references are all
+ * build gives the same bytes. The path is the one that `nix store make-content-addressed` (2.34) gives a path whose references are all
  * content-addressed; other references stay as they are.
  */
 import { createHash } from 'node:crypto';
@@ -34,9 +34,8 @@ export async function copyByContent(
   if (info === undefined) throw new FlkError('FLK_INTERNAL', `${output} is not valid`);
   const modulo = new ModuloHasher(hashPart(output));
   await throughNar(store, output, (chunk) => modulo.update(chunk), signal);
-  const { digest } = modulo.digest();
+  const { digest, namesItself: self } = modulo.digest();
   const references = info.references.filter((reference) => reference !== output);
-  const self = references.length < info.references.length;
   const path = makeSourcePath(nameOf(output), narHashOf(digest), references, self);
   const ca = `fixed:r:sha256:${toNixBase32(digest)}`;
   store.hold([path]);

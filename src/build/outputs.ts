@@ -60,6 +60,11 @@ export async function takeOutputs(
         options.signal,
       );
       left -= size;
+      if (output.hash !== '' && found.length > 0)
+        throw new FlkError('FLK_BUILD_OUTPUT_INVALID', 'a package with outputHash may not name store paths', {
+          facts: { found: found.map((part) => byHashPart.get(part)!).join('\n') },
+          hint: 'its path must follow from its bytes alone: leave outputHash out, or keep those paths out of $out',
+        });
       const ca = output.hash === '' ? undefined : await assertFixed(output, digest, fileDigest);
       taken.push({
         staged,

@@ -1,20 +1,20 @@
 /**
  * Hash parts in bytes, one exchanged for another; and the hash of a NAR in which its own path does not count, from which the path of
- * a tree that names itself is computed. Format: Nix 2.34's hash modulo, of `nix store make-content-addressed`.
+ * a tree that names itself is computed. As `nix store make-content-addressed` of Nix 2.34 hashes: where the path stood does not count
+ * (in sources after 2.35 it does, so that such a Nix gives a tree that names itself another path).
  */
 import { createHash } from 'node:crypto';
 import { hashPartLength } from './store-path.ts';
 
 /** Puts one hash part in another's place, wherever it occurs in a stream, also across the borders of chunks. */
 export class HashPartRewriter {
-  /** Where, from the stream's beginning, replaced parts began. */
-  readonly positions: number[] = [];
+  /** How many were replaced. */
+  replaced = 0;
   readonly #from: Buffer;
   readonly #to: Buffer;
   readonly #emit: (chunk: Buffer) => void;
   /** What may be the beginning of a part that ends in the next chunk. */
   #tail: Buffer = Buffer.alloc(0);
-  #emitted = 0;
 
   /** Each of 32 bytes. `emit`ted chunks are the receiver's. */
   constructor(from: Buffer, to: Buffer, emit: (chunk: Buffer) => void) {
@@ -27,7 +27,7 @@ export class HashPartRewriter {
     const bytes = Buffer.concat([this.#tail, chunk]);
     let done = 0;
     for (let at = bytes.indexOf(this.#from); at >= 0; at = bytes.indexOf(this.#from, done)) {
-      this.positions.push(this.#emitted + at);
+      this.replaced++;
       this.#to.copy(bytes, at);
       done = at + hashPartLength;
     }
@@ -42,12 +42,11 @@ export class HashPartRewriter {
   }
 
   #send(bytes: Buffer): void {
-    this.#emitted += bytes.length;
     if (bytes.length > 0) this.#emit(bytes);
   }
 }
 
-/** Hashes a NAR as if its own hash part were zeros; where that stood counts. */
+/** Hashes a NAR as if its own hash part were zeros. */
 export class ModuloHasher {
   readonly #hash = createHash('sha256');
   readonly #rewriter: HashPartRewriter;
@@ -67,8 +66,6 @@ export class ModuloHasher {
   /** Once, after the last byte. */
   digest(): { readonly digest: Buffer; readonly namesItself: boolean } {
     this.#rewriter.end();
-    const { positions } = this.#rewriter;
-    for (const position of positions) this.#hash.update(`|${position}`);
-    return { digest: this.#hash.digest(), namesItself: positions.length > 0 };
+    return { digest: this.#hash.digest(), namesItself: this.#rewriter.replaced > 0 };
   }
 }
