@@ -384,6 +384,11 @@ export const errorCodes = {
     'flk build --rebuild makes it anew',
     'A store path does not have the bytes that its record promises.',
   ),
+  FLK_STORE_UNSAFE: row(
+    2,
+    'use another --store',
+    'Where the store lies others could exchange its folders while it is used, or no program can run.',
+  ),
   FLK_STORE_INVALID: row(2, '', 'The store’s folder or database cannot be used.'),
   FLK_ROOT_UNREADABLE: row(
     2,

@@ -11,7 +11,7 @@ import {
   stat,
   writeFile,
 } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { throwIfAborted } from '../../base/concurrency.ts';
 import { FlkError, systemCode } from '../../base/errors.ts';
 import type { Reporter } from '../../base/events.ts';
@@ -222,10 +222,12 @@ interface Staged {
 
 /** Gives `work` a staging folder, which goes when the work fails; else it is the result's to dispose of. */
 async function inStage<T>(
-  { store, workshop, keepFailed }: Place,
+  place: Place,
   request: BuildRequest,
   work: (staged: Staged) => Promise<T>,
 ): Promise<T> {
+  const { store, workshop, keepFailed } = place;
+  await workshop.assertSafe(dirname(store.physical(request.drvPath)));
   const stage = await store.stage();
   const scratch = await makeScratch(stage.path);
   const dispose = async (): Promise<void> => workshop.discard(stage.path, () => stage.dispose());

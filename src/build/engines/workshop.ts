@@ -8,6 +8,7 @@ import { FlkError } from '../../base/errors.ts';
 import { run } from '../../base/process.ts';
 import type { Store } from '../../store/store.ts';
 import type { Toolchain } from './engine.ts';
+import { assertSafePlace } from './safe-place.ts';
 import type { Surroundings } from './surroundings.ts';
 import { type Base, makeBase } from './view.ts';
 
@@ -30,9 +31,16 @@ export class Workshop {
   /** Named pipes that nobody has open. */
   #idle: string[] = [];
   #made = 0;
+  #safe: Promise<void> | undefined;
 
   constructor(store: Pick<Store, 'physical' | 'stage'>) {
     this.#store = store;
+  }
+
+  /** Throws FLK_STORE_UNSAFE. `folder` is the store's, so one look is enough. */
+  assertSafe(folder: string): Promise<void> {
+    this.#safe ??= assertSafePlace(folder);
+    return this.#safe;
   }
 
   /** Read-only for builds, so that what one build does to it no other can see. */
