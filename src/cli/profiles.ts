@@ -1,6 +1,6 @@
 /** Where a person's profiles are, how their programs are started on this machine, and the link that leads there. */
 import { lstatSync, readlinkSync } from 'node:fs';
-import { mkdir, realpath, rename, rm, symlink } from 'node:fs/promises';
+import { mkdir, readFile, realpath, rename, rm, symlink } from 'node:fs/promises';
 import { basename, delimiter, dirname, isAbsolute, join, resolve } from 'node:path';
 import { FlkError } from '../base/errors.ts';
 import { homeFolder } from '../base/files.ts';
@@ -41,8 +41,16 @@ function linkAt(place: string): string | undefined {
   return info?.isSymbolicLink() ? readlinkSync(place) : undefined;
 }
 
-/** How programs of this store are started; undefined where they start by themselves, because it lies at /nix/store. */
+/**
+ * How programs of this store are started; undefined where they start by themselves, because it lies at /nix/store. Throws FLK_USAGE
+ * in a view of the machine that flk itself has made: there it cannot be told how the machine is.
+ */
 export async function launchersFor(store: Store): Promise<LauncherScript | undefined> {
+  const mounts = await readFile('/proc/self/mountinfo', 'utf8').catch(() => '');
+  if (/^\d+ \d+ \S+ \S*\/flk\/views\/\S+ \/ /m.test(mounts))
+    throw new FlkError('FLK_USAGE', 'a profile cannot be changed from within flk shell or flk run', {
+      hint: 'leave the shell first: it shows another /nix/store than this machine has',
+    });
   const [here, there] = await Promise.all([
     realpath(join(store.root, storeDir)),
     realpath(storeDir).catch(() => undefined),

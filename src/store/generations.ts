@@ -62,7 +62,9 @@ export function readGenerations(profile: string): Generations {
     if (number === undefined) continue;
     const link = join(dirname(profile), name);
     const path = storePathOf(link);
-    if (path !== undefined) all.push({ number, path, created: lstatSync(link).mtimeMs });
+    // Who only looks holds no lock: what was there may be gone.
+    const info = lstatSync(link, { throwIfNoEntry: false });
+    if (path !== undefined && info) all.push({ number, path, created: info.mtimeMs });
   }
   all.sort((a, b) => a.number - b.number);
   const target = basename(linkTarget(profile) ?? '');

@@ -106,7 +106,13 @@ class RootSearch {
   async #link(first: string, kind: 'link' | 'profile'): Promise<void> {
     let place = first;
     for (let count = 0; count < maxLinks; count++) {
-      const target = resolve(dirname(place), await readlink(place));
+      const text = await readlink(place).catch((error: unknown) => {
+        // Removed since it was seen: whoever did so wants it to keep nothing.
+        if (systemCode(error) === 'ENOENT') return undefined;
+        throw unreadable(place, error, first);
+      });
+      if (text === undefined) return;
+      const target = resolve(dirname(place), text);
       const path = storePathIn(target, this.#stores);
       if (path !== undefined) return this.#add(kind, place, path);
       const info = await lstat(target).catch((error: unknown) => {

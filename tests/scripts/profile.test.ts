@@ -9,6 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { findTool } from '../../src/build/engines/host.ts';
 import { type CliWorld, flakeWorld } from '../support/cli.ts';
@@ -42,6 +43,8 @@ const hello = (version: string, text = version): string => `packages:
       printf '#!/bin/sh\\ncat %s/word; pwd; echo "$@"\\n' $DATA > $out/bin/bound
       chmod +x $out/bin/bound
 `;
+
+const program = fileURLToPath(new URL('../../bin/flk.js', import.meta.url));
 
 const link = (world: CliWorld): string => join(world.home, 'state/flk/profile');
 const start = (world: CliWorld, name: string, ...args: string[]): string =>
@@ -153,6 +156,18 @@ describe('flk profile', () => {
       await world.flk(['profile', 'install', '.#bound', '.#hello']);
       expect(start(world, 'bound', 'x y', 'z')).toBe(`bound\n${world.home}\nx y z\n`);
       expect(lstatSync(join(link(world), 'bin/hello')).isSymbolicLink()).toBe(true);
+    },
+  );
+
+  it.skipIf(!canEnter)(
+    `changes nothing from within a shell that shows another /nix/store ${canEnter ? '' : '(skipped: no unshare or bwrap)'}`,
+    async () => {
+      const world = flakeWorld(hello('1.0'));
+      const inside = [process.execPath, program, 'profile', 'install', '.#bound'];
+      const { status, stderr } = await world.flk(['shell', '.#bound', '--command', ...inside]);
+      expect(status).toBe(2);
+      expect(stderr).toContain('leave the shell first');
+      expect(await json(world, 'profile', 'history')).toEqual([]);
     },
   );
 

@@ -114,6 +114,7 @@ describe('environmentTree', () => {
       isFolder: false,
     });
     expect(followInStore(store, `${a}/lib/x/y`)).toBeUndefined();
+    expect(followInStore(store, `${a}/lib/x/../x`)).toBeUndefined();
   });
 
   it('lets the lower priority win, whatever the order, and refuses equals', async () => {
