@@ -510,6 +510,7 @@ describe('putting paths', () => {
       'Bearer x',
       `Bearer ${token}x`,
       `Bearer ${token.slice(1)}`,
+      `Bearer ${token.toUpperCase()}`,
       basic('me:x'),
       basic(`${token}:`),
     ])
