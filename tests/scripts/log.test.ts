@@ -1,0 +1,83 @@
+/** `flk log`, and the options that limit builds, on the command line. */
+import { spawnSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { flakeWorld } from '../support/cli.ts';
+
+const works = (...command: [string, ...string[]]): boolean =>
+  spawnSync(command[0], command.slice(1)).status === 0;
+const canSandbox =
+  works('bwrap', '--version') || works('unshare', '--user', '--map-root-user', '--mount', 'true');
+
+const manifest = `description: builds that talk and fail
+toolchain: host
+packages:
+  default: { installPhase: 'echo talking; touch $out' }
+  bad: { buildPhase: 'echo half > half; echo oops; exit 4', installPhase: 'touch $out' }
+  silent: { installPhase: 'sleep 60; touch $out' }
+  chatty: { installPhase: 'while sleep 0.2; do echo still here; done' }
+  cores: { installPhase: 'echo "cores: $NIX_BUILD_CORES"; touch $out' }
+`;
+
+describe.skipIf(!canSandbox)(`builds${canSandbox ? '' : ' (skipped: no sandbox)'}`, () => {
+  it('have logs, found by package, by result link, by path and by derivation', async () => {
+    const world = flakeWorld(manifest);
+    const built = JSON.parse((await world.flk(['build', '--json'])).stdout);
+    const { drvPath, outputs } = built[0];
+    const text = '==> installPhase\ntalking\n';
+    for (const subject of [[], ['.'], ['.#default'], ['result'], [outputs.out], [drvPath]])
+      expect(await world.flk(['log', ...subject])).toMatchObject({ status: 0, stdout: text });
+    const json = JSON.parse((await world.flk(['log', '--json'])).stdout);
+    expect(json).toEqual({ drvPath, lines: ['==> installPhase', 'talking'] });
+  });
+
+  it('that were never done have none', async () => {
+    const world = flakeWorld(manifest);
+    const { status, stderr } = await world.flk(['log', '.#bad']);
+    expect(status).toBe(1);
+    expect(stderr).toContain('FLK_LOG_MISSING');
+  });
+
+  it('that fail are kept where one asks for it, and point at their log', async () => {
+    const world = flakeWorld(manifest);
+    const plain = JSON.parse((await world.flk(['build', '--json', '.#bad'])).stdout);
+    expect(plain.error.facts.kept).toBeUndefined();
+    const kept = JSON.parse((await world.flk(['build', '--json', '-K', '.#bad'])).stdout);
+    expect(readFileSync(join(kept.error.facts.kept, 'half'), 'utf8')).toBe('half\n');
+    expect(kept.error.hint).toMatch(/^flk log \/nix\/store\/.*-bad\.drv$/);
+    const log = await world.flk(kept.error.hint.split(' ').slice(1));
+    expect(log.stdout).toBe('==> buildPhase\noops\n');
+  });
+
+  it.each([
+    [['--timeout', '1'], 'chatty', 'FLK_BUILD_TIMEOUT', 'ran for'],
+    [['--max-silent-time', '1'], 'silent', 'FLK_BUILD_TIMEOUT', 'was silent for'],
+    [['--max-memory', 'much'], 'silent', 'FLK_USAGE', '--max-memory'],
+  ])('are stopped by %j', async (options, name, code, words) => {
+    const { stdout } = await flakeWorld(manifest).flk(['build', '--json', ...options, `.#${name}`]);
+    const { error } = JSON.parse(stdout);
+    expect(error.code).toBe(code);
+    expect(error.message).toContain(words);
+  });
+
+  it.each([
+    [['--cores', '7'], /^7$/],
+    [['--cores', '0', '-j', 'auto'], /^[1-9]\d*$/],
+    [['-j', '0'], /^[1-9]\d*$/],
+  ])('are told of %j', async (options, wanted) => {
+    const world = flakeWorld(manifest);
+    expect(await world.flk(['build', '--no-link', ...options, '.#cores'])).toMatchObject({ status: 0 });
+    const { stdout } = await world.flk(['log', '.#cores']);
+    expect(/cores: (.*)/.exec(stdout)?.[1]).toMatch(wanted);
+  });
+
+  it('whose log is damaged say so', async () => {
+    const world = flakeWorld(manifest);
+    const { stdout } = await world.flk(['build', '--json', '--no-link', '.#bad']);
+    writeFileSync(JSON.parse(stdout).error.facts.log, 'not gzip');
+    const { status, stderr } = await world.flk(['log', '.#bad']);
+    expect(status).not.toBe(0);
+    expect(stderr).toContain('damaged');
+  });
+});
