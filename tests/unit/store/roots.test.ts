@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
@@ -53,6 +53,23 @@ describe('findRoots', () => {
         path: hello,
       })),
     );
+  });
+
+  it('passes over links that somebody removes meanwhile', async () => {
+    const links = ['a', 'b', 'c'].map((name) => gcroots('locks', name));
+    for (const [index, link] of links.entries()) {
+      mkdirSync(join(outside, String(index)));
+      writeFileSync(join(outside, String(index), 'flake.lock'), '');
+      symlinkSync(join(outside, String(index), 'flake.lock'), link);
+    }
+    let reads = 0;
+    const { roots: found } = await roots(async () => {
+      reads++;
+      for (const link of links) rmSync(link, { force: true });
+      return [hello];
+    });
+    expect(reads).toBe(1);
+    expect(found).toHaveLength(1);
   });
 
   it('follows indirect roots to the link outside, over further links and other names of the store', async () => {
