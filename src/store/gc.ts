@@ -34,7 +34,7 @@ export interface GarbageOptions extends Keeping {
   readonly proc?: string;
 }
 
-export interface Removed {
+interface Removed {
   readonly path: StorePath;
   readonly bytes: number;
 }
@@ -152,7 +152,7 @@ async function findDead(
 }
 
 /** The valid ones of these paths and what they keep, directly or not. */
-export function livePaths(store: Store, roots: Iterable<StorePath>, keeping: Keeping): Set<StorePath> {
+function livePaths(store: Store, roots: Iterable<StorePath>, keeping: Keeping): Set<StorePath> {
   const reached = new Set(roots);
   // Grows while it is walked.
   for (const path of reached) {
