@@ -12,6 +12,7 @@ import { chmod, mkdir, open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { throwIfAborted } from '../base/concurrency.ts';
+import type { Diagnostic } from '../base/diagnostics.ts';
 import { asFlkError, FlkError, redactUrls, systemCode } from '../base/errors.ts';
 import { type Reporter, type Span, span } from '../base/events.ts';
 import type { Derivation } from '../formats/derivation.ts';
@@ -95,13 +96,18 @@ export async function runFetch(
 
 /**
  * For a fetch whose author has not written a hash: fetches it and always throws, FLK_FETCH_HASH_MISSING with the hash to paste, or why
- * it could not be had.
+ * it could not be had. `place`: where the author wrote it.
  */
-export async function tellHash(spec: FetchSpec, context: FetchContext): Promise<never> {
+export async function tellHash(
+  spec: FetchSpec,
+  context: FetchContext,
+  place?: Pick<Diagnostic, 'file' | 'range'>,
+): Promise<never> {
   const { hash, url } = await withFetched(spec, undefined, context, async (fetched) => fetched);
   throw new FlkError('FLK_FETCH_HASH_MISSING', `the fetch ${spec.name} has no hash`, {
     facts: { url, found: hash },
     hint: `hash: ${hash}`,
+    diagnostics: place ? [{ ...place, message: 'its fetch has no hash', suggestion: `hash: ${hash}` }] : [],
   });
 }
 

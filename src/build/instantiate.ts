@@ -230,7 +230,7 @@ export class Instantiator {
       case 'build':
         return this.#built(flake, declaration, step);
       case 'fetch':
-        return this.#fetched(declaration);
+        return this.#fetched(flake, declaration);
       case 'merge':
         return this.#merged(flake, declaration, step);
       case 'storePath':
@@ -327,10 +327,13 @@ export class Instantiator {
     return { kind: 'path', path: resolved.path };
   }
 
-  async #fetched(declaration: FetchedPackage): Promise<ResolvedPackage> {
+  async #fetched(flake: LockedFlake, declaration: FetchedPackage): Promise<ResolvedPackage> {
     const { urls, unpack, stripRoot, executable, hash } = declaration;
     const spec = { name: storeName(declaration), urls, unpack, stripRoot, executable };
-    if (hash === undefined) return tellHash(spec, this.#context);
+    if (hash === undefined) {
+      const { file } = await flake.manifest();
+      return await tellHash(spec, this.#context, { file, range: declaration.range });
+    }
     const { drvPath, derivation } = fetchDerivation(spec, hash);
     this.#plan.addFixed(spec.name, drvPath, derivation);
     return { kind: 'derivation', drvPath, derivation, declaration };

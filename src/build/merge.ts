@@ -18,7 +18,7 @@ import { usualPriority } from '../flake/manifest-model.ts';
 import type { Derivation, DerivationDraft } from '../formats/derivation.ts';
 import type { NarHash } from '../formats/hash.ts';
 import { NarHasher, type Tree } from '../formats/nar.ts';
-import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
+import { hashPartLength, parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
 import { tee } from '../formats/tree-sinks.ts';
 import type { Store } from '../store/store.ts';
 import { restoreTree } from '../store/tree-files.ts';
@@ -340,15 +340,20 @@ function linkFolder(links: Links): Folder {
 }
 
 function collision(path: readonly string[], a: FolderNode, b: FolderNode): FlkError {
-  const shown = Buffer.from(path.join('/'), 'latin1').toString();
-  return new FlkError(
-    'FLK_PACKAGE_INVALID',
-    `${a.origin} and ${b.origin} both have ${shown}, and it differs`,
-    {
-      facts: { [a.origin]: describe(a), [b.origin]: describe(b) },
-      hint: `{ ref: "${b.origin}", priority: ${usualPriority - 1} } in merge lets ${b.origin} win`,
-    },
-  );
+  const place = Buffer.from(path.join('/'), 'latin1').toString();
+  const [one, other] = [shownOrigin(a), shownOrigin(b)];
+  const isClear = one !== other;
+  const [first, second] = isClear ? [one, other] : [a.origin, b.origin];
+  return new FlkError('FLK_PACKAGE_INVALID', `${first} and ${second} both have ${place}, and it differs`, {
+    facts: { [first]: describe(a), [second]: describe(b) },
+    hint: `in merge, { ref: …, priority: ${usualPriority - 1} } in place of a reference lets that part win`,
+  });
+}
+
+/** Of a part that a derivation knows by its path alone, what a person knows it by. */
+function shownOrigin({ origin }: FolderNode): string {
+  const isPath = origin.startsWith(`${storeDir}/`);
+  return isPath ? origin.slice(storeDir.length + hashPartLength + 2) : origin;
 }
 
 function describe(node: FolderNode): string {

@@ -384,6 +384,8 @@ inputs: { extra: { url: "git+https://test.example/extra", flake: false } }
       hint: `hash: ${narHashOf(sha256('one file\n'))}`,
       trail: ['#a', '#x'],
     });
+    const [place] = error.diagnostics;
+    expect(place!.file.text.slice(place!.range.start, place!.range.end)).toBe('x');
   });
 
   test('a merge of a built package has the output path of a build', async () => {
