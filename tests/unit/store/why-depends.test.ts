@@ -40,6 +40,10 @@ describe('whyDepends', () => {
         { from: c, to: d },
       ]),
     );
+    // The direct step is the shortest, though others come first by name.
+    const { path: all } = await store.addText('all', 'all', [a, b, c, d]);
+    expect([a, b, c, d].sort()[0]).not.toBe(d);
+    expect(whyDepends(store, all, d).shortest).toEqual([{ from: all, to: d }]);
     for (const [from, to] of [
       [d, a],
       [a, e],
