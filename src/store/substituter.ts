@@ -395,6 +395,8 @@ async function unpack(
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const { path, url, fileSize, fileHash, narSize, narHash } = info;
+  // An archive that is not packed is hashed once.
+  const hashesFile = fileHash !== undefined && !(info.compression === 'none' && fileHash === narHash);
   const outer = { hash: createHash('sha256'), size: 0 };
   const inner = { hash: createHash('sha256'), size: 0 };
   async function* count(): AsyncGenerator<Buffer> {
@@ -402,7 +404,7 @@ async function unpack(
       outer.size += chunk.length;
       if (fileSize !== undefined && outer.size > fileSize)
         throw wrongSize(url, `more than ${fileSize}`, fileSize);
-      if (fileHash !== undefined) outer.hash.update(chunk);
+      if (hashesFile) outer.hash.update(chunk);
       watched.progress(outer.size, fileSize, 'bytes');
       yield chunk;
     }
@@ -429,7 +431,7 @@ async function unpack(
   const found = narHashOf(inner.hash.digest());
   if (found !== narHash) throw wrongHash(`${path} is not what its narinfo promises`, found, narHash);
   if (fileSize !== undefined && outer.size !== fileSize) throw wrongSize(url, String(outer.size), fileSize);
-  if (fileHash !== undefined && narHashOf(outer.hash.digest()) !== fileHash)
+  if (hashesFile && narHashOf(outer.hash.digest()) !== fileHash)
     throw new FlkError('FLK_CACHE_INVALID', `${url} does not have the FileHash that its narinfo promises`);
   // The path follows from this hash, not from the NAR's, which anybody may claim.
   const content = address?.of === 'nar' ? found : file?.digest();
