@@ -12,7 +12,7 @@ import { type Node, treeFrom } from './trees.ts';
 /** Answers in the place of an honest server that would give `bytes`. */
 export type Trick = (request: IncomingMessage, response: ServerResponse, bytes: Buffer) => void;
 
-export interface Offered {
+interface Offered {
   readonly path: StorePath;
   readonly info: NarInfo;
 }
@@ -42,7 +42,7 @@ export interface HostileCache {
 }
 
 /** Honest to the byte; knows ranges. */
-export const honest: Trick = (request, response, bytes) => {
+const honest: Trick = (request, response, bytes) => {
   const [, from] = /^bytes=(\d+)-$/.exec(request.headers.range ?? '') ?? [];
   if (from === undefined) response.writeHead(200, { 'content-length': bytes.length }).end(bytes);
   else
