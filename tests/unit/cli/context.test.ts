@@ -15,8 +15,8 @@ function world(env: NodeJS.ProcessEnv, isTTY = false): World & { readonly printe
   return { env, cwd: '/somewhere', stdout: terminal, stderr: terminal, handOverSignals: () => {}, printed };
 }
 
-function context(line: string, env: NodeJS.ProcessEnv = {}) {
-  const around = world(env);
+function context(line: string, env: NodeJS.ProcessEnv = {}, isTTY = false) {
+  const around = world(env, isTTY);
   const asked = parseCommandLine(line.split(' '), env);
   if (asked.kind !== 'command') throw new Error('not a command');
   const made = new Context(around, asked, makeReport(around, asked.flags), new AbortController().signal);
@@ -39,6 +39,31 @@ describe('foldersOf', () => {
     [{}, '/s', join(homedir(), '.cache/flk'), '/s'],
   ])('%o, --store %s', (env, store, cache, wanted) => {
     expect(foldersOf({ env, cwd: '/somewhere' }, store)).toEqual({ cache, store: wanted });
+  });
+});
+
+describe('pour', () => {
+  it('sends no archive to a terminal, but a file', async () => {
+    const { context: made } = context('store export x', {}, true);
+    const untouched = (): Promise<void> => Promise.reject(new Error('begun'));
+    await expect(made.pour('the NAR', untouched)).rejects.toMatchObject({
+      code: 'FLK_USAGE',
+      message: 'the NAR would go to the terminal',
+    });
+    let begun = false;
+    await made.pour(
+      'the file',
+      async () => {
+        begun = true;
+      },
+      { terminal: true },
+    );
+    expect(begun).toBe(true);
+  });
+
+  it('passes on what goes wrong', async () => {
+    const { context: made } = context('store export x');
+    await expect(made.pour('the NAR', () => Promise.reject(new Error('broken')))).rejects.toThrow('broken');
   });
 });
 
