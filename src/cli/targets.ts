@@ -8,7 +8,7 @@ import { type PackageRef, parsePackageRef } from '../flake/package-ref.ts';
 
 /** Where a name may be looked up. */
 const kinds = ['packages', 'checks', 'apps', 'devShells'] as const;
-export type OfferKind = (typeof kinds)[number];
+type OfferKind = (typeof kinds)[number];
 
 export interface Target {
   /** As it was written; `.` where nothing was. */
