@@ -16,7 +16,7 @@ export interface Caps {
 }
 
 /** How often the kernel had to enforce a cap. */
-export interface Enforced {
+interface Enforced {
   /** Processes that it killed for their memory. */
   readonly memory: number;
   /** Processes that it did not let start. */
