@@ -9,6 +9,7 @@ import { toNarInfoHash } from '../../formats/narinfo.ts';
 import { makeSourcePath, type StorePath } from '../../formats/store-path.ts';
 import type { PathInfo } from '../../store/path-info.ts';
 import type { Context } from '../context.ts';
+import { keepInputs } from '../live-roots.ts';
 import { openLocked } from '../locking.ts';
 
 /** As `nix flake archive --json` prints it. A relative input is part of another's source, so it has no path. */
@@ -25,11 +26,13 @@ export async function runArchive(context: Context): Promise<number> {
   const { tree } = await flake.tree();
   const dryRun = context.flags['dry-run'] === true;
   const sources = await sourcesOf(context, lock, dryRun);
-  if (!dryRun)
+  if (!dryRun) {
     await copy(
       context,
       new Map([tree, ...sources.values()].map((one) => [makeSourcePath('source', one.narHash), one])),
     );
+    await keepInputs(context, { lockPath: flake.lockPath, lock });
+  }
   const paths = new Set([makeSourcePath('source', tree.narHash)]);
   const graph = new LockGraph(lock);
   const inputsOf = (key: string): Record<string, Archived> => {
