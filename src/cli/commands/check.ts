@@ -7,9 +7,9 @@ import { type Manifest, onSystem, packagesFor } from '../../flake/manifest.ts';
 import type { StorePath } from '../../formats/store-path.ts';
 import { type ErrorJson, errorJson, renderError } from '../../report/errors.ts';
 import { cleanText } from '../../report/text.ts';
+import { type OpenedFlake, openOne, realisePackages } from '../building.ts';
 import { type Context, paletteFor } from '../context.ts';
 import { checkName, packageNamed, withChecks, withShell } from '../targets.ts';
-import { type OpenedFlake, openOne, realisePackages } from './build.ts';
 
 /** One thing that the flake offers. */
 interface Item {

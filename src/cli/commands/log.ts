@@ -6,11 +6,11 @@ import { followLog, readLog } from '../../build/build-log.ts';
 import { instantiate } from '../../build/instantiate.ts';
 import { baseNameOf, type StorePath } from '../../formats/store-path.ts';
 import { cleanLine } from '../../report/text.ts';
+import { hostSystem, openOne } from '../building.ts';
 import { openCache } from '../caches.ts';
 import type { Context } from '../context.ts';
 import { readPathArgument } from '../store-paths.ts';
 import { packageOf, parseTarget } from '../targets.ts';
-import { hostSystem, openOne } from './build.ts';
 
 export async function runLog(context: Context): Promise<number> {
   const subject = context.args[0] ?? '.';

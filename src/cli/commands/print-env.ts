@@ -17,9 +17,9 @@ import { sha256, toNixBase32 } from '../../formats/hash.ts';
 import { hashPart, parseStorePath, type StorePath } from '../../formats/store-path.ts';
 import { resultLink } from '../../store/roots.ts';
 import type { Store } from '../../store/store.ts';
+import type { OpenedFlake } from '../building.ts';
 import type { Context } from '../context.ts';
 import { stateFolder } from '../profiles.ts';
-import type { OpenedFlake } from './build.ts';
 
 /**
  * Prints text for a POSIX shell, or, with --json, what nix print-dev-env --json prints. Where the store lies elsewhere than at

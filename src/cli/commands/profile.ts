@@ -29,11 +29,11 @@ import {
   versionOf,
 } from '../../store/profile.ts';
 import type { Store } from '../../store/store.ts';
+import { buildTargets } from '../building.ts';
 import type { Context } from '../context.ts';
 import { building, common, locking, network, type OptionName } from '../options.ts';
 import { launchersFor, linkProfile, profilePlace } from '../profiles.ts';
 import { runSubCommand, type SubCommand } from '../subcommands.ts';
-import { buildTargets } from './build.ts';
 import { wishOf } from './gc.ts';
 
 const makes = [...building, ...locking, ...network] as const satisfies readonly OptionName[];

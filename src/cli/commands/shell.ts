@@ -4,9 +4,9 @@ import { delimiter, join } from 'node:path';
 import { enterStore, needsStore } from '../../build/enter.ts';
 import { parseStorePath, type StorePath } from '../../formats/store-path.ts';
 import type { Store } from '../../store/store.ts';
+import { buildTargets } from '../building.ts';
 import type { Context } from '../context.ts';
 import { assertProgram, chosenEnvironment, commandOf, personalShell, runForeground } from '../foreground.ts';
-import { buildTargets } from './build.ts';
 
 export async function runShell(context: Context): Promise<number> {
   const env = chosenEnvironment(context);

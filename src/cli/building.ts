@@ -1,0 +1,244 @@
+/** Packages that a command line names, locked, instantiated and made valid: what build, run, shell, profile and others begin with. */
+import { dirname } from 'node:path';
+import { compareBytes } from '../base/canonical.ts';
+import { asFlkError, FlkError } from '../base/errors.ts';
+import { version } from '../base/version.ts';
+import { localEngine } from '../build/engines/local.ts';
+import {
+  type InstantiatedPackage,
+  type InstantiationContext,
+  Instantiator,
+  instantiate,
+  type NamedPackage,
+} from '../build/instantiate.ts';
+import type { Instantiation } from '../build/instantiation.ts';
+import { hostToolchainOf } from '../build/plan.ts';
+import { type Realised, realiseAll } from '../build/realise.ts';
+import { printFlakeRef } from '../flake/flake-ref.ts';
+import { parseManifest } from '../flake/manifest.ts';
+import type { StorePath } from '../formats/store-path.ts';
+import { downloader } from '../sources/download.ts';
+import type { ElementSource } from '../store/profile.ts';
+import { buildOptions } from './build-options.ts';
+import type { Context } from './context.ts';
+import { readPackages } from './flake.ts';
+import { keepInputs } from './live-roots.ts';
+import { openLockedAs } from './locking.ts';
+import { packageOf, parseTarget, type Target, withChecks } from './targets.ts';
+
+/** A package that lies in the store now. */
+export interface BuiltTarget {
+  /** Undefined for what came out of a binary cache as a path. */
+  readonly drvPath: StorePath | undefined;
+  /** Those that were asked for: name → path. */
+  readonly outputs: ReadonlyMap<string, StorePath>;
+  /** The package's own name, aliases resolved. */
+  readonly name: string;
+  /** What `flk run` starts in the output's `bin`, where the manifest says it. */
+  readonly mainProgram: string | undefined;
+}
+
+/** One that the command line named. */
+export interface NamedTarget extends BuiltTarget {
+  /** What names it again, and where it was found this time. */
+  readonly source: ElementSource;
+}
+
+/**
+ * Locks each flake once and builds what is named, all together; results in the order given. With `--keep-going`, failures wait
+ * for the rest.
+ */
+export async function buildTargets(
+  context: Context,
+  targets: readonly string[],
+): Promise<readonly NamedTarget[]> {
+  sayLocked(context);
+  const flakes = new Map<string, Promise<OpenedFlake>>();
+  /** What two packages of a flake share is looked at once. */
+  const instantiators = new Map<OpenedFlake, Instantiator>();
+  const packages: InstantiatedPackage[] = [];
+  const sources: ElementSource[] = [];
+  const failures: unknown[] = [];
+  for (const target of targets) {
+    const parsed = parseTarget(target, hostSystem());
+    const opening = flakes.get(parsed.flake) ?? openPackages(context, parsed.flake);
+    flakes.set(parsed.flake, opening);
+    try {
+      const opened = await opening;
+      const instantiator = instantiators.get(opened) ?? new Instantiator(opened);
+      instantiators.set(opened, instantiator);
+      packages.push(await instantiator.instantiate(packageOf(parsed, opened)));
+      sources.push(sourceOf(parsed, opened));
+    } catch (error) {
+      if (!context.flags['keep-going'] || context.signal.aborted) throw error;
+      failures.push(error);
+    }
+  }
+  const results = await realisePackages(context, packages);
+  for (const result of results) if (result.status === 'rejected') failures.push(result.reason);
+  if (failures.length > 0) throw allOf(failures.map(asFlkError));
+  for (const opened of flakes.values()) await keepInputs(context, await opened);
+  return results.flatMap((result, i) =>
+    result.status === 'fulfilled'
+      ? [{ ...targetOf(packages[i]!, result.value.outputs), source: sources[i]! }]
+      : [],
+  );
+}
+
+function sourceOf(
+  { kind = 'packages', name = 'default', output }: Target,
+  opened: OpenedFlake,
+): ElementSource {
+  return {
+    originalUrl: opened.originalUrl,
+    url: opened.url,
+    attrPath: `${kind}.${opened.system}.${name}`,
+    ...(output === undefined ? {} : { outputs: [output] }),
+  };
+}
+
+/** The first failure, with what the others say: two packages that need the same one fail of the same. */
+function allOf(failures: readonly FlkError[]): FlkError {
+  // What was not even begun, because something else had failed, says nothing of its own.
+  const told = failures.filter(({ code, cause }) => code !== 'FLK_DEPENDENCY_FAILED' || cause !== undefined);
+  const first = told[0] ?? failures[0]!;
+  const others = new Set(told.map(({ message }) => message));
+  others.delete(first.message);
+  if (others.size === 0) return first;
+  return new FlkError(first.code, first.message, {
+    facts: { ...first.facts, 'failed too': [...others].join('\n') },
+    hint: first.hint,
+    trail: first.trail,
+    diagnostics: first.diagnostics,
+    cause: first.cause,
+  });
+}
+
+/** Builds one package of a flake that is open. */
+export async function buildPackage(
+  context: Context,
+  opened: OpenedFlake,
+  request: NamedPackage,
+): Promise<BuiltTarget> {
+  const planned = await instantiate(opened, request);
+  const [result] = await realisePackages(context, [planned]);
+  if (result?.status !== 'fulfilled') throw result?.reason;
+  await keepInputs(context, opened);
+  return targetOf(planned, result.value.outputs);
+}
+
+/** What instantiating packages of a flake takes. Its checks are among its packages, as `withChecks` names them. */
+export interface OpenedFlake extends InstantiationContext {
+  /** Where its manifest lies on this machine; undefined where it was fetched. */
+  readonly folder: string | undefined;
+  /** Likewise its flake.lock. */
+  readonly lockPath: string | undefined;
+  /** The flake as it was asked for, whole, and where that led. */
+  readonly originalUrl: string;
+  readonly url: string;
+}
+
+/** Opens a flake for a command that works on it alone. */
+export async function openOne(context: Context, target: string): Promise<OpenedFlake> {
+  sayLocked(context);
+  return await openPackages(context, target);
+}
+
+function sayLocked(context: Context): void {
+  if (context.lockedByCi) context.reporter.emit({ kind: 'notice', notice: { type: 'ci-locked' } });
+}
+
+async function openPackages(context: Context, target: string): Promise<OpenedFlake> {
+  const { flake, manifest, lock } = await openLockedAs(context, target, readPackages);
+  const [{ tree, locked }, source, store] = await Promise.all([
+    flake.tree(),
+    context.sources(),
+    context.store(),
+  ]);
+  return {
+    lock,
+    root: { manifest: withChecks(manifest, hostSystem()), tree, dir: flake.dir },
+    source,
+    parseManifest: (file) => parseManifest(file, { flkVersion: version }),
+    system: hostSystem(),
+    store,
+    reporter: context.reporter,
+    download: downloader(context),
+    signal: context.signal,
+    importClosure: async (wanted) => (await import('./caches.ts')).closureImporter(context)(wanted),
+    realise: (instantiation) => realiseForOthers(context, instantiation),
+    folder: flake.manifestPath === undefined ? undefined : dirname(flake.manifestPath),
+    lockPath: flake.lockPath,
+    originalUrl: printFlakeRef(flake.ref),
+    url: printFlakeRef(locked),
+  };
+}
+
+/** A package that others are built with, where its content decides what they are. */
+async function realiseForOthers(
+  context: Context,
+  instantiation: Instantiation,
+): Promise<ReadonlyMap<string, StorePath>> {
+  const hostToolchain = hostToolchainOf(instantiation);
+  const [result] = await realisePackages(context, [{ ...instantiation, hostToolchain }], { rebuild: false });
+  if (result?.status !== 'fulfilled') throw result?.reason;
+  return result.value.outputs;
+}
+
+/** Makes packages valid, all together, and says which see this machine's tools. Results in the order given. */
+export async function realisePackages(
+  context: Context,
+  packages: readonly (Instantiation & Pick<InstantiatedPackage, 'hostToolchain'>)[],
+  {
+    rebuild = context.flags.rebuild,
+    keepGoing = context.flags['keep-going'],
+  }: { readonly rebuild?: boolean; readonly keepGoing?: boolean } = {},
+): Promise<PromiseSettledResult<Realised>[]> {
+  const { flags, reporter, signal } = context;
+  const store = await context.store();
+  const toBuild = packages.filter(
+    ({ top, derivations }) =>
+      rebuild ||
+      [...(derivations.get(top)?.derivation.outputs.values() ?? [])].some(({ path }) => !store.query(path)),
+  );
+  const impure = [...new Set(toBuild.flatMap(({ hostToolchain }) => hostToolchain))].sort(compareBytes);
+  if (impure.length > 0)
+    reporter.emit({ kind: 'notice', notice: { type: 'host-toolchain', packages: impure } });
+  const { keepFailed, ...options } = await buildOptions(context);
+  const sandbox = flags['no-sandbox'] ? 'none' : 'auto';
+  const engine = localEngine({ store, reporter, sandbox, keepFailed });
+  // Whoever compares wants to build, and so must have what it is built from; that may well come from a cache.
+  const substituter = await context.substituter();
+  try {
+    const realising = { store, engine, reporter, download: downloader(context), substituter, signal };
+    return await realiseAll(realising, packages, {
+      ...options,
+      keepGoing,
+      rebuild,
+      times: flags.times ?? 1,
+    });
+  } finally {
+    await engine.close();
+  }
+}
+
+function targetOf(planned: InstantiatedPackage, outputs: ReadonlyMap<string, StorePath>): BuiltTarget {
+  return {
+    drvPath: planned.derivations.has(planned.top) ? planned.top : undefined,
+    outputs: new Map(planned.outputs.map((output) => [output, pathOf(outputs, output)])),
+    name: planned.declaration.name,
+    mainProgram: planned.declaration.meta.mainProgram,
+  };
+}
+
+function pathOf(outputs: ReadonlyMap<string, StorePath>, name: string): StorePath {
+  const path = outputs.get(name);
+  if (path === undefined) throw new FlkError('FLK_INTERNAL', `the build gave no output ${name}`);
+  return path;
+}
+
+/** As Nix names this machine: `x86_64-linux`. */
+export function hostSystem(): string {
+  const cpu = { x64: 'x86_64', arm64: 'aarch64', ia32: 'i686', riscv64: 'riscv64', ppc64: 'powerpc64le' };
+  return `${Object.entries(cpu).find(([name]) => name === process.arch)?.[1] ?? process.arch}-${process.platform}`;
+}
