@@ -14,7 +14,6 @@ import { entriesOf, itemsOf, type Located, numberOf, parseYaml, textOf } from '.
 
 export {
   type AliasPackage,
-  type App,
   type BuiltPackage,
   type DevShell,
   type FetchedPackage,

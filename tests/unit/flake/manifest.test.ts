@@ -8,6 +8,7 @@ import {
   decodeManifest,
   type FetchedPackage,
   type Manifest,
+  onSystem,
   packagesFor,
   parseManifest,
 } from '../../../src/flake/manifest.ts';
@@ -581,6 +582,44 @@ const packages: Faults = [
     ],
   ],
   [
+    'store paths',
+    'packages:\n  a: { storePath: /nix/store/x, narHash: y }\n  b: { narHash: "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", src: . }\n',
+    [
+      '2:8 «storePath» storePath needs cache, publicKey too → flk store path-info --json tells narHash; cache is the URL, publicKey its NAME:KEY',
+      '2:19 «/nix/store/x» packages.a.storePath is not well formed → a store path is /nix/store/HASH-NAME',
+      '2:42 «y» packages.a.narHash is not well formed → a hash is sha256- and 44 characters of base64',
+      '3:8 «narHash» narHash belongs to storePath, and b has none → add storePath',
+    ],
+  ],
+  [
+    'known results',
+    'packages:\n  a: { src: ., outputHashMode: flat }\n  b: { src: ., outputs: [out, dev], outputHash: "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", contentAddressed: true, outputHashMode: nar }\n',
+    [
+      '2:16 «outputHashMode» there is no outputHash whose mode this is → add outputHash',
+      '3:37 «outputHash» only a package with one output has an outputHash → outputs: [out]',
+      '3:104 «contentAddressed» only a package with one output is contentAddressed → outputs: [out]',
+      '3:144 «nar» packages.b.outputHashMode must be flat or recursive',
+    ],
+  ],
+  [
+    'programs that are not there',
+    'apps: { a: { program: x/bin/x }, b: { program: "i#x" }, c: { program: ../x } }\nformatter: y\n',
+    [
+      '1:23 «x/bin/x» there is no package "x" in this flake',
+      '1:48 «"i#x"» there is no input "i" → declare it under inputs',
+      '1:71 «../x» ".." is no reference: a package’s name is missing → write #package, input#package or input#package.output',
+      '2:12 «y» there is no package "y" in this flake',
+    ],
+  ],
+  [
+    'what a shell sets itself',
+    'devShells: { a: { env: { shellHook: x, name: y } } }\n',
+    [
+      '1:26 «shellHook» env cannot set shellHook: the builder needs it → choose another name',
+      '1:40 «name» env cannot set name: the builder needs it → choose another name',
+    ],
+  ],
+  [
     'a toolchain that is not there',
     'toolchain: tools\n',
     ['1:12 «tools» there is no package "tools" in this flake'],
@@ -818,6 +857,119 @@ x-mine: [1, { a: null }]
     const error = thrownBy(() => parseManifest(file));
     expect(error.message).toBe('1 fault in git+https://git.example.org/a/flake.yaml');
     expect(error.diagnostics[0]?.file).toBe(file);
+  });
+});
+
+describe('words that env may not set', () => {
+  it.each([
+    ...[
+      'name',
+      'system',
+      'builder',
+      'args',
+      'outputs',
+      'out',
+      'src',
+      'requiredSystemFeatures',
+      'allowedReferences',
+    ],
+    ...[
+      'allowedRequisites',
+      'allowSubstitutes',
+      'disallowedReferences',
+      'disallowedRequisites',
+      'outputHash',
+    ],
+    ...[
+      'outputHashAlgo',
+      'outputHashMode',
+      '__structuredAttrs',
+      '__json',
+      '__noChroot',
+      '__impure',
+      'passAsFile',
+    ],
+    ...[
+      'impureEnvVars',
+      'exportReferencesGraph',
+      'preferLocalBuild',
+      'buildPhase',
+      'toolchain',
+      'NIX_BUILD_TOP',
+    ],
+  ])('%s', (word) => {
+    expect(faultsOf(`packages: { a: { src: ., env: { ${word}: x } } }\n`)).toEqual([
+      expect.stringContaining(`env cannot set ${word}`),
+    ]);
+  });
+});
+
+describe('offers', () => {
+  const manifest = parseManifest({
+    path,
+    text: `inputs: { i: "path:./i" }
+packages:
+  hello: { src: ., outputs: [out, bin] }
+checks:
+  hello: hello
+  only: { perSystem: { aarch64-linux: { buildInputs: [hello], buildPhase: x } } }
+devShells:
+  default:
+    description: d
+    packages: [hello, i#jq]
+    inputsFrom: ["#hello"]
+    env: { H: "{{#hello}}/x" }
+    shellHook: echo {{i}}
+    toolchain: host
+    perSystem: { aarch64-linux: { packages: [hello] } }
+apps:
+  default: { program: hello.bin/bin/hello, description: d }
+  main: { program: i#jq, meta: { description: m } }
+formatter: i#fmt/bin/fmt
+`,
+  });
+  const { checks, devShells, apps, formatter } = manifest.offers;
+
+  it('are shells with their references', () => {
+    expect(onSystem(devShells, 'x86_64-linux').get('default')).toMatchObject({
+      description: 'd',
+      packages: [
+        { inputs: [], name: 'hello' },
+        { inputs: ['i'], name: 'jq' },
+      ],
+      buildInputs: [],
+      inputsFrom: [{ inputs: [], name: 'hello' }],
+      env: new Map([['H', [{ inputs: [], name: 'hello' }, '/x']]]),
+      shellHook: ['echo ', { inputs: ['i'] }],
+      toolchain: { kind: 'host' },
+    });
+    expect(onSystem(devShells, 'aarch64-linux').get('default')).toMatchObject({
+      packages: [{ inputs: [], name: 'hello' }],
+      toolchain: { kind: 'host' },
+    });
+  });
+
+  it('are programs: a package’s output, and maybe a path in it', () => {
+    expect([...apps.everywhere.values()]).toMatchObject([
+      { description: 'd', program: { ref: { inputs: [], name: 'hello', output: 'bin' }, path: 'bin/hello' } },
+      { description: 'm', program: { ref: { inputs: ['i'], name: 'jq' } } },
+    ]);
+    expect(apps.everywhere.get('main')!.program.path).toBeUndefined();
+    expect(formatter).toEqual({ ref: { inputs: ['i'], name: 'fmt' }, path: 'bin/fmt' });
+  });
+
+  it('are checks, of which an alias names a package and no check', () => {
+    expect(checks.everywhere.get('hello')).toMatchObject({ kind: 'alias', target: { name: 'hello' } });
+    expect(checks.everywhere.has('only')).toBe(false);
+    expect(onSystem(checks, 'aarch64-linux').get('only')).toMatchObject({ kind: 'build' });
+  });
+
+  it('say whose output is not there on any system', () => {
+    expect(
+      faultsOf(
+        'packages: { a: { src: ., perSystem: { aarch64-linux: { outputs: [out, arm] } } } }\nchecks: { a: a.arm, b: a.dev }\n',
+      ),
+    ).toEqual([expect.stringContaining('package a has no output "dev"')]);
   });
 });
 
