@@ -17,7 +17,7 @@ const maxNamed = 5;
  * The names of builds with `toolchain: host` that these paths came out of, or anything that they were built from. What has a fixed
  * output is what it is, however it was made; of what was taken from a cache, or added, nothing is known here, and nothing is said.
  */
-export async function hostBuilt(store: ReadStore, paths: Iterable<StorePath>): Promise<string[]> {
+async function hostBuilt(store: ReadStore, paths: Iterable<StorePath>): Promise<string[]> {
   const drvPaths = new Set<StorePath>();
   for (const path of paths) {
     const info = store.query(path);

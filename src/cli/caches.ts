@@ -1,26 +1,46 @@
 /** Binary caches as the command line means them: by address, with what a person has set. */
 import { join } from 'node:path';
 import { FlkError } from '../base/errors.ts';
+import type { Reporter } from '../base/events.ts';
 import type { NarHash } from '../formats/hash.ts';
 import type { PublicKey } from '../formats/signature.ts';
 import type { StorePath } from '../formats/store-path.ts';
 import type { CacheAnswers } from '../store/caches/answers.ts';
 import { type BinaryCache, type CacheAddress, parseCacheAddress } from '../store/caches/cache.ts';
+import type { Store } from '../store/store.ts';
 import type {
   CacheSubstituter,
   SubstitutedStore,
   Substituter,
   SubstituterCache,
 } from '../store/substituter.ts';
-import type { Context } from './context.ts';
+import type { Flags } from './options.ts';
+import type { Settings } from './settings.ts';
+
+/** What of a command's context caches need. */
+interface CacheContext {
+  readonly cwd: string;
+  readonly env: NodeJS.ProcessEnv;
+  readonly folders: { readonly cache: string };
+  readonly flags: Pick<Flags, 'substitute' | 'substituters' | 'trusted-public-keys' | 'refresh'>;
+  readonly offline: boolean;
+  readonly reporter: Reporter;
+  readonly signal: AbortSignal;
+  settings(): Promise<Settings>;
+  store(): Promise<Store>;
+  cacheAnswers(): Promise<CacheAnswers>;
+}
 
 /** A cache by its address; it need not be there yet. Throws FLK_USAGE. */
-export async function openCache(context: Context, text: string): Promise<SubstituterCache & CacheAddress> {
+export async function openCache(
+  context: CacheContext,
+  text: string,
+): Promise<SubstituterCache & CacheAddress> {
   const address = parseCacheAddress(text, context.cwd);
   return { ...address, cache: await cacheAt(context, address) };
 }
 
-async function cacheAt(context: Context, { place }: CacheAddress): Promise<BinaryCache> {
+async function cacheAt(context: CacheContext, { place }: CacheAddress): Promise<BinaryCache> {
   if (place.kind === 'folder') {
     const { FolderCache } = await import('../store/caches/folder-cache.ts');
     return new FolderCache(place.path);
@@ -45,7 +65,7 @@ async function cacheAt(context: Context, { place }: CacheAddress): Promise<Binar
 
 /** What is substituted from where nobody names a cache, into this store or the context's; undefined where nothing is. */
 export async function openConfiguredSubstituter(
-  context: Context,
+  context: CacheContext,
   store?: SubstitutedStore,
 ): Promise<Substituter | undefined> {
   if (context.flags.substitute === false) return undefined;
@@ -66,7 +86,7 @@ export async function openConfiguredSubstituter(
 const isServer = (text: string, cwd: string): boolean => parseCacheAddress(text, cwd).place.kind === 'server';
 
 /** Whose signatures count: those that the command line names, else those that are set. */
-export async function trustedKeys(context: Context): Promise<readonly string[]> {
+export async function trustedKeys(context: CacheContext): Promise<readonly string[]> {
   const named = words(context.flags['trusted-public-keys']);
   return named.length > 0 ? named : (await context.settings()).trustedPublicKeys;
 }
@@ -88,7 +108,7 @@ export interface SubstituterRequest {
 
 /** A substituter for these caches alone. Throws FLK_USAGE and FLK_KEY_INVALID. */
 export async function openSubstituterOf(
-  context: Context,
+  context: CacheContext,
   request: SubstituterRequest,
 ): Promise<CacheSubstituter> {
   const { trusted = false, expected } = request;
@@ -112,7 +132,7 @@ export async function openSubstituterOf(
 }
 
 /** What caches on servers answered in earlier runs; `--refresh` asks anew. */
-export async function openCacheAnswers(context: Context): Promise<CacheAnswers> {
+export async function openCacheAnswers(context: CacheContext): Promise<CacheAnswers> {
   const [{ openAnswers }, settings] = await Promise.all([
     import('../store/caches/answers.ts'),
     context.settings(),
@@ -137,7 +157,7 @@ export type ImportClosure = (wanted: {
  * For store paths that a manifest pins. Throws FLK_NAR_HASH_MISMATCH where the store or a cache has another path under that name,
  * and what `CacheSubstituter.require` throws.
  */
-export function closureImporter(context: Context): ImportClosure {
+export function closureImporter(context: CacheContext): ImportClosure {
   return async ({ path, narHash, caches, publicKeys }) => {
     const store = await context.store();
     store.hold([path]);
