@@ -49,7 +49,7 @@ export interface HttpRequest {
 }
 
 /** What is sent piece by piece; opened anew where the server wants to have it again. */
-export interface StreamedBody {
+interface StreamedBody {
   /** Bytes. */
   readonly length: number;
   open(): AsyncIterable<Buffer>;

@@ -9,7 +9,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 /** What the toolchain is made of; apt adds what these need. */
-export const wanted = ['gcc', 'libc6-dev', 'binutils', 'make', 'busybox-static'];
+const wanted = ['gcc', 'libc6-dev', 'binutils', 'make', 'busybox-static'];
 
 /** Of busybox: what the phases runner, make and a Makefile use. */
 const applets =

@@ -3,7 +3,7 @@ import { readdirSync, statSync } from 'node:fs';
 import { FlkError } from '../../base/errors.ts';
 import { type Caps, ControlGroups, type Group } from './cgroups.ts';
 import type { BuildLimits } from './engine.ts';
-import type { Ended } from './supervise.ts';
+import type { Ended } from './sandbox.ts';
 
 export interface Confinement {
   readonly entrances: Group['entrances'];

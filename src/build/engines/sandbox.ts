@@ -25,3 +25,13 @@ export interface Sandbox {
   /** `folder` is a fresh one, for this command alone, where the sandbox may put what it needs. */
   confine(view: View, folder: string, inside: Inside): Promise<Confined>;
 }
+
+/** How a confined command ended. */
+export interface Ended {
+  /** Exit status, or the signal's name. */
+  readonly status: number | NodeJS.Signals;
+  /** What the program wrote to descriptor 3. */
+  readonly report: string;
+  /** The last lines of its output. */
+  readonly lastLines: readonly string[];
+}

@@ -7,6 +7,7 @@ import { FlkError, systemCode } from '../../base/errors.ts';
 import type { Confinement } from './confinement.ts';
 import { watchDisk } from './disk-watch.ts';
 import type { BuildRequest } from './engine.ts';
+import type { Ended } from './sandbox.ts';
 import type { OutputPipe } from './workshop.ts';
 
 export interface Supervised {
@@ -21,15 +22,6 @@ export interface Supervised {
   readonly confinement: Confinement;
   /** What the builder can write: all of it counts for the limit on its files. */
   readonly folders: readonly string[];
-}
-
-export interface Ended {
-  /** Exit status, or the signal's name. */
-  readonly status: number | NodeJS.Signals;
-  /** What the program wrote to descriptor 3. */
-  readonly report: string;
-  /** The last lines of its output. */
-  readonly lastLines: readonly string[];
 }
 
 /**

@@ -10,7 +10,7 @@ export interface Surroundings {
 }
 
 /** Of everything that is kept. The user is named and numbered as Nix does it. */
-export const usual: Surroundings = {
+const usual: Surroundings = {
   hostName: 'localhost',
   user: { name: 'nixbld', uid: 1000, gid: 100 },
   inMemory: false,

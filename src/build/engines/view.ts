@@ -19,7 +19,7 @@ export interface Mount {
 }
 
 /** An empty folder in memory, to be written, at a place like a mount's. */
-export interface MemoryFolder {
+interface MemoryFolder {
   readonly target: string;
 }
 
