@@ -1,5 +1,6 @@
 /** The sandbox by bubblewrap 0.8 or later. Its manual: bwrap(1). */
 
+import { seccompFilter } from './seccomp.ts';
 import type { Confined, Inside, Sandbox } from './sandbox.ts';
 import { kernelFiles, type View } from './view.ts';
 
@@ -9,12 +10,15 @@ export function bubblewrap(program: string): Sandbox {
     name: 'bubblewrap',
     confine: async (view: View, _folder: string, inside: Inside): Promise<Confined> => {
       const options = optionsFor(view, inside);
-      if (!view.isolated) return { program, args: [...options, '--', ...inside.argv], started: () => true };
+      if (!view.isolated)
+        return { program, args: [...options, '--', ...inside.argv], inputs: [], started: () => true };
+      const filter = seccompFilter(process.arch);
+      if (filter) options.push('--seccomp', '5');
       return {
         program,
-        // fd 3 tells what became of the command; fd 4 holds the options, which may be longer than a command line.
+        // fd 3 tells what became of the command; fd 4 holds the options, which may be longer than a command line; fd 5 the filter.
         args: ['--json-status-fd', '3', '--args', '4', '--', ...inside.argv],
-        options: options.map((option) => `${option}\0`).join(''),
+        inputs: [options.map((option) => `${option}\0`).join(''), ...(filter ? [filter] : [])],
         // Only a command that was started has an exit code; a sandbox that could not be made has none.
         started: (status) => status.includes('"exit-code"'),
       };

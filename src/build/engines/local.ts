@@ -272,22 +272,22 @@ async function run(
 ): Promise<EndedBuild> {
   const outputs = [...request.derivation.outputs.values()].map(({ path }) => store.physical(path));
   const folders = [...Object.values<string>({ ...scratch }), ...outputs];
-  let options: FileHandle | undefined;
+  const inputs: FileHandle[] = [];
   const confinement = await confinements.of(request.limits);
   try {
-    if (what.options !== undefined) {
-      const file = join(folder, 'options');
-      await writeFile(file, what.options);
-      options = await open(file);
+    for (const input of what.inputs) {
+      const file = join(folder, `input-${inputs.length}`);
+      await writeFile(file, input);
+      inputs.push(await open(file));
     }
     throwIfAborted(request.signal);
     const output = await workshop.pipe();
-    const fd4 = options ? { fd4: options.fd } : {};
-    const ended = await supervise({ ...what, ...fd4, output, confinement, folders }, request);
+    const opened = inputs.map(({ fd }) => fd);
+    const ended = await supervise({ ...what, inputs: opened, output, confinement, folders }, request);
     await confinement.assertWithin(ended);
     return { ...ended, started: what.started(ended.report) };
   } finally {
-    await options?.close();
+    for (const input of inputs) await input.close();
     await confinement.remove();
   }
 }
@@ -298,6 +298,7 @@ function direct(request: BuildRequest, scratch: Scratch): Startable {
     args: request.derivation.args,
     env: Object.fromEntries(builderEnvironment(request, scratch.build)),
     cwd: scratch.build,
+    inputs: [],
     started: () => true,
   };
 }

@@ -14,8 +14,8 @@ export interface Inside {
 export interface Confined {
   readonly program: string;
   readonly args: readonly string[];
-  /** To be read from file descriptor 4; undefined: nothing is. */
-  readonly options?: string;
+  /** To be read from file descriptors 4, 5 and so on, each from its start. */
+  readonly inputs: readonly (string | Uint8Array)[];
   /** From all that was written to file descriptor 3: whether the inner command was started at all. */
   started(status: string): boolean;
 }

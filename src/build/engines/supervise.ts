@@ -16,8 +16,8 @@ export interface Supervised {
   readonly args: readonly string[];
   readonly env: NodeJS.ProcessEnv;
   readonly cwd: string;
-  /** An open file that the program finds as descriptor 4. */
-  readonly fd4?: number;
+  /** Open files that the program finds as descriptors 4, 5 and so on. */
+  readonly inputs: readonly number[];
   /** What holds it to the limits on memory and processes. */
   readonly confinement: Confinement;
   /** What the builder can write: all of it counts for the limit on its files. */
@@ -66,7 +66,7 @@ export async function supervise(
         cwd: what.cwd,
         env: what.env,
         detached: true,
-        stdio: [nothing, output.end, nothing, 'pipe', what.fd4 ?? nothing, ...covers(nothing)],
+        stdio: [nothing, output.end, nothing, 'pipe', ...what.inputs, ...covers(nothing, 4 + what.inputs.length)],
       });
     } catch (error) {
       output.stream.destroy();
@@ -163,15 +163,15 @@ const tooLong = (cause: unknown): FlkError =>
 
 /**
  * Descriptors that flk itself was started with and knows nothing of (a CI job's, a make's) would reach the builder, and one of
- * them may be a folder of the host: /dev/null takes their places, from 5 up.
+ * them may be a folder of the host: /dev/null takes their places, from `first` up.
  */
-function covers(nothing: number): (number | 'ignore')[] {
+function covers(nothing: number, first: number): (number | 'ignore')[] {
   const places: (number | 'ignore')[] = [];
   for (const entry of readdirSync('/proc/self/fdinfo')) {
     const fd = Number(entry);
-    if (fd < 5 || fd > maxDescriptor || isClosedOnExec(fd)) continue;
-    while (places.length < fd - 5) places.push('ignore');
-    places[fd - 5] = nothing;
+    if (fd < first || fd > maxDescriptor || isClosedOnExec(fd)) continue;
+    while (places.length < fd - first) places.push('ignore');
+    places[fd - first] = nothing;
   }
   return places;
 }
