@@ -1,7 +1,7 @@
 /** The sandbox by bubblewrap 0.8 or later. Its manual: bwrap(1). */
 
-import { seccompFilter } from './seccomp.ts';
 import type { Confined, Inside, Sandbox } from './sandbox.ts';
+import { seccompFilter } from './seccomp.ts';
 import { kernelFiles, type View } from './view.ts';
 
 /** A sandbox that starts `program` (bwrap). */

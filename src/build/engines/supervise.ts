@@ -66,7 +66,14 @@ export async function supervise(
         cwd: what.cwd,
         env: what.env,
         detached: true,
-        stdio: [nothing, output.end, nothing, 'pipe', ...what.inputs, ...covers(nothing, 4 + what.inputs.length)],
+        stdio: [
+          nothing,
+          output.end,
+          nothing,
+          'pipe',
+          ...what.inputs,
+          ...covers(nothing, 4 + what.inputs.length),
+        ],
       });
     } catch (error) {
       output.stream.destroy();

@@ -113,6 +113,7 @@ async function confineIsolated(
       ...[unshare, `--map-user=${user.uid}`, `--map-group=${user.gid}`],
       ...[`--root=/${name}`, `--wd=${inside.cwd}`, '--', ...inside.argv],
     ],
+    inputs: [],
     started: (status) => status.startsWith('started'),
   };
 }
@@ -134,6 +135,7 @@ async function confineOnHost(unshare: string, view: View, folder: string, inside
       ...(inside.env ? ['env', '-i', '--', ...assignments(inside.env)] : []),
       ...[unshare, ...(mayMount ? [] : user), `--wd=${inside.cwd}`, '--', ...inside.argv],
     ],
+    inputs: [],
     started: (status) => status.startsWith('started'),
   };
 }
