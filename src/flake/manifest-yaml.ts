@@ -16,34 +16,10 @@ import {
 } from 'yaml';
 import type { Json } from '../base/canonical.ts';
 import { type Findings, positionOf, type Range } from '../base/diagnostics.ts';
+import type { Located, LocatedEntry } from './manifest-located.ts';
+import { parsePlainYaml } from './manifest-yaml-plain.ts';
 
-interface LocatedScalar {
-  readonly kind: 'scalar';
-  readonly value: string | number | boolean | null;
-  /** As written, without quotes; for a null before a comment, the comment's first word: YAML has eaten what was meant. */
-  readonly source: string;
-  readonly range: Range;
-}
-
-interface LocatedList {
-  readonly kind: 'list';
-  readonly items: readonly Located[];
-  readonly range: Range;
-}
-
-export interface LocatedMap {
-  readonly kind: 'map';
-  readonly entries: ReadonlyMap<string, LocatedEntry>;
-  readonly range: Range;
-}
-
-export interface LocatedEntry {
-  /** Where the key stands. */
-  readonly key: Range;
-  readonly value: Located;
-}
-
-export type Located = LocatedScalar | LocatedList | LocatedMap;
+export type { Located, LocatedEntry, LocatedMap } from './manifest-located.ts';
 
 /** No manifest that a person wrote comes near these; see tests for what lies beyond. */
 const yamlLimits = {
@@ -64,6 +40,11 @@ export function parseYaml(text: string, findings: Findings): Located | undefined
     findings.add(span(control.index, 1), `control character U+${code}`, 'remove it');
     return undefined;
   }
+  return parsePlainYaml(text) ?? parseWholeYaml(text, findings);
+}
+
+/** As `parseYaml`, by the parser that knows all of YAML, and what is wrong. Control characters have been looked for. */
+export function parseWholeYaml(text: string, findings: Findings): Located | undefined {
   const tokens = boundedTokens(text, findings);
   if (tokens === undefined) return undefined;
   const composer = new Composer({
