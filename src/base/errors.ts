@@ -345,7 +345,11 @@ export const errorCodes = {
     '-L prints the whole log while it builds',
     'A builder ended with an error. The end of its log is shown, and the file that has all of it.',
   ),
-  FLK_BUILD_TIMEOUT: row(1, '', 'A builder ran, or was silent, for longer than allowed.'),
+  FLK_BUILD_TIMEOUT: row(
+    1,
+    '--timeout and --max-silent-time allow more; flk log prints how far it came',
+    'A builder ran, or was silent, for longer than allowed.',
+  ),
   FLK_BUILD_OUTPUT_MISSING: row(
     1,
     'installPhase must create $out',

@@ -20,7 +20,7 @@ export async function compareWithValid(
   taken: readonly TakenOutput[],
   known: KnownWords = [],
 ): Promise<boolean> {
-  const differing: string[] = [];
+  const differing: [string, string][] = [];
   const kinds = new Set<DifferenceKind>();
   const corrupt: TakenOutput[] = [];
   for (const output of taken) {
@@ -36,15 +36,15 @@ export async function compareWithValid(
       if (!intact) corrupt.push(output);
       continue;
     }
-    for (const { line, kind } of await differences(store.physical(path), output.staged, known)) {
-      differing.push(`${path}: ${line}`);
+    for (const { file, how, kind } of await differences(store.physical(path), output.staged, known)) {
+      differing.push([file === '' ? path : `${path}/${file}`, how]);
       if (kind) kinds.add(kind);
     }
   }
   if (differing.length > 0) {
     const hints = [...kinds].sort().map((kind) => differenceHints[kind]);
     throw new FlkError('FLK_BUILD_NOT_REPRODUCIBLE', `building ${name} again gave other bytes`, {
-      facts: { [differing.length === 1 ? 'differs' : 'differ']: shortened(differing).join('\n') },
+      facts: Object.fromEntries(shortened(differing)),
       hint: hints.filter((hint) => hint !== '').join('\n'),
     });
   }
@@ -55,17 +55,19 @@ export async function compareWithValid(
 /** Nobody reads more; the count tells the rest. */
 const maxDifferences = 1000;
 
-const shortened = (lines: readonly string[]): readonly string[] =>
-  lines.length <= maxDifferences
-    ? lines
-    : [...lines.slice(0, maxDifferences), `and ${lines.length - maxDifferences} more`];
+const shortened = (files: readonly [string, string][]): readonly [string, string][] =>
+  files.length <= maxDifferences
+    ? files
+    : [...files.slice(0, maxDifferences), ['…', `and ${files.length - maxDifferences} more`]];
 
 /** Files larger than this are compared by their hashes alone, and so are those that come after as many as nobody reads. */
 const maxCompared = 32 * 2 ** 20;
 
 interface DifferingNode {
-  /** Its path, and what differs. */
-  readonly line: string;
+  /** Where it lies in the tree; empty for the tree itself. */
+  readonly file: string;
+  /** In words. */
+  readonly how: string;
   /** Of a file with other bytes. */
   readonly kind?: DifferenceKind;
 }
@@ -82,29 +84,26 @@ export async function differences(
   const found: DifferingNode[] = [];
   for (const path of [...new Set([...left.nodes.keys(), ...right.nodes.keys()])].sort()) {
     const [one, other] = [left.nodes.get(path), right.nodes.get(path)];
-    const name = path === '' ? 'the output itself' : Buffer.from(path, 'latin1').toString();
-    if (one === undefined) found.push({ line: `${name} (only in the new one)` });
-    else if (other === undefined) found.push({ line: `${name} (missing in the new one)` });
-    else if (one.kind !== other.kind) found.push({ line: `${name} (was ${one.kind}, is ${other.kind})` });
-    else if (one.content !== other.content)
-      found.push(one.kind === 'a symlink' ? linkDifference(name, one, other) : { line: name });
-    const last = found.at(-1);
-    if (last?.line !== name || found.length > maxDifferences) continue;
-    const files = await Promise.all([before, after].map((root) => contentOf(root, path)));
-    const [old, now] = files;
-    if (!old || !now) continue;
-    const { kind, offset, ...shown } = differenceOf(old, now, known, Math.floor(Date.now() / 1000));
-    const line = `${name} (${kind} at byte ${offset}: ${shown.before} became ${shown.after})`;
-    found[found.length - 1] = { line, kind };
+    const file = Buffer.from(path, 'latin1').toString();
+    if (one === undefined) found.push({ file, how: 'only in the new one' });
+    else if (other === undefined) found.push({ file, how: 'missing in the new one' });
+    else if (one.kind !== other.kind) found.push({ file, how: `was ${one.kind}, is ${other.kind}` });
+    else if (one.content === other.content) continue;
+    else if (one.kind === 'a symlink')
+      found.push({ file, how: `a link to ${one.content}, now to ${other.content}` });
+    else {
+      const [old, now] =
+        found.length > maxDifferences
+          ? []
+          : await Promise.all([before, after].map((root) => contentOf(root, path)));
+      if (old && now) {
+        const { kind, offset, ...shown } = differenceOf(old, now, known, Math.floor(Date.now() / 1000));
+        found.push({ file, how: `${kind} at byte ${offset}: ${shown.before} became ${shown.after}`, kind });
+      } else found.push({ file, how: 'other bytes' });
+    }
   }
   return found;
 }
-
-const linkDifference = (
-  name: string,
-  one: { readonly content: string },
-  other: { readonly content: string },
-): DifferingNode => ({ line: `${name} (a link to ${one.content}, now to ${other.content})` });
 
 /** The bytes of a file in a canonical tree, if they are not too many. */
 async function contentOf(root: string, path: string): Promise<Buffer | undefined> {

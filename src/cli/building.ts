@@ -4,6 +4,7 @@ import { compareBytes } from '../base/canonical.ts';
 import { asFlkError, FlkError } from '../base/errors.ts';
 import { version } from '../base/version.ts';
 import { localEngine } from '../build/engines/local.ts';
+import { type Forecast, forecast } from '../build/forecast.ts';
 import {
   type InstantiatedPackage,
   type InstantiationContext,
@@ -52,6 +53,47 @@ export async function buildTargets(
   context: Context,
   targets: readonly string[],
 ): Promise<readonly NamedTarget[]> {
+  const { packages, sources, flakes, failures } = await instantiateTargets(context, targets);
+  const results = await realisePackages(context, packages);
+  for (const result of results) if (result.status === 'rejected') failures.push(result.reason);
+  if (failures.length > 0) throw allOf(failures.map(asFlkError));
+  for (const opened of flakes) await keepInputs(context, opened);
+  return results.flatMap((result, i) =>
+    result.status === 'fulfilled'
+      ? [{ ...targetOf(packages[i]!, result.value.outputs), source: sources[i]! }]
+      : [],
+  );
+}
+
+/** What building these would do. Packages that others need by their content (contentAddressed) are built to know it. */
+export async function forecastTargets(context: Context, targets: readonly string[]): Promise<Forecast> {
+  const { packages, failures } = await instantiateTargets(context, targets);
+  if (failures.length > 0) throw allOf(failures.map(asFlkError));
+  const [store, substituter] = await Promise.all([context.store(), context.substituter()]);
+  return await forecast(
+    packages,
+    {
+      isValid: (path) => store.query(path) !== undefined,
+      offers: async (paths) => (await substituter?.offers(paths)) ?? new Map(),
+    },
+    { rebuild: context.flags.rebuild },
+  );
+}
+
+interface InstantiatedTargets {
+  readonly packages: readonly InstantiatedPackage[];
+  /** One for each package. */
+  readonly sources: readonly ElementSource[];
+  readonly flakes: readonly OpenedFlake[];
+  /** With `--keep-going`. */
+  readonly failures: unknown[];
+}
+
+/** Locks each flake once. */
+async function instantiateTargets(
+  context: Context,
+  targets: readonly string[],
+): Promise<InstantiatedTargets> {
   sayLocked(context);
   const flakes = new Map<string, Promise<OpenedFlake>>();
   /** What two packages of a flake share is looked at once. */
@@ -74,15 +116,7 @@ export async function buildTargets(
       failures.push(error);
     }
   }
-  const results = await realisePackages(context, packages);
-  for (const result of results) if (result.status === 'rejected') failures.push(result.reason);
-  if (failures.length > 0) throw allOf(failures.map(asFlkError));
-  for (const opened of flakes.values()) await keepInputs(context, await opened);
-  return results.flatMap((result, i) =>
-    result.status === 'fulfilled'
-      ? [{ ...targetOf(packages[i]!, result.value.outputs), source: sources[i]! }]
-      : [],
-  );
+  return { packages, sources, flakes: [...instantiators.keys()], failures };
 }
 
 function sourceOf(

@@ -281,7 +281,7 @@ function lockName(context: Context, flake: Flake): string {
  * so it is in Nix.
  */
 function writesLock({ command, flags }: Context): boolean {
-  if (flags['no-write-lock-file']) return false;
+  if (flags['no-write-lock-file'] || (command === 'build' && flags['dry-run'])) return false;
   return command === 'lock' || command === 'update' || flags['override-input'].length === 0;
 }
 

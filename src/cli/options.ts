@@ -102,6 +102,11 @@ export const options = {
   'print-out-paths': { kind: 'flag', help: 'Print the output paths on stdout' },
   rebuild: { kind: 'flag', help: 'Build again and compare with what is there' },
   times: { kind: 'number', value: 'N', help: 'With --rebuild: how often, each time in another surrounding' },
+  builders: {
+    kind: 'text',
+    value: 'SPEC',
+    help: 'Who builds: local, which is this machine and the only one yet (default)',
+  },
   'keep-going': { kind: 'flag', short: 'k', help: 'After a failure, build what does not depend on it' },
   'no-sandbox': { kind: 'flag', help: 'Let builders see and change this machine' },
   'max-jobs': {
@@ -209,7 +214,7 @@ export const options = {
   priority: {
     kind: 'text',
     value: 'N',
-    help: 'profile: where two packages have one file, the lower number wins (default: 5); serve: caches with a lower one are asked first (default: 30)',
+    help: 'The lower number wins. profile: a file that two have (default: 5); serve: who is asked (default: 30)',
   },
   'older-than': {
     kind: 'text',
@@ -459,14 +464,16 @@ export const commands = {
     min: 0,
     summary: 'Build packages',
     details:
-      'Locks first, as flk lock does. PACKAGE defaults to default; #NAME is a package of the flake in this folder. --json prints\nwhat nix build --json prints. Where CI=true, --locked is the default; --no-locked takes it back.',
+      'Locks first, as flk lock does. PACKAGE defaults to default; #NAME is a package of the flake in this folder. --json prints\nwhat nix build --json prints. --dry-run lists what would be built, what would come from which cache, and what is there, and\nwrites no lock. Where CI=true, --locked is the default; --no-locked takes it back.',
     options: [
       ...common,
       'no-link',
       'out-link',
       'print-out-paths',
+      'dry-run',
       'rebuild',
       'times',
+      'builders',
       ...building,
       ...locking,
       ...network,

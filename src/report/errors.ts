@@ -64,7 +64,9 @@ export function renderError(error: FlkError, palette: Palette): string {
     lines.push(`  ${palette.faint('trail')}  ${error.trail.map(cleanLine).join(palette.faint(' → '))}`);
   for (const diagnostic of error.diagnostics) lines.push('', ...renderDiagnostic(diagnostic, palette));
   if (error.diagnostics.length > 0) lines.push('');
-  if (error.hint !== '') lines.push(`${palette.good('hint')}: ${cleanText(error.hint)}`);
+  // The hash to paste need not stand below the line that says to paste it.
+  const said = error.diagnostics.some(({ suggestion }) => suggestion === error.hint);
+  if (error.hint !== '' && !said) lines.push(`${palette.good('hint')}: ${cleanText(error.hint)}`);
   return lines.join('\n');
 }
 
@@ -72,7 +74,9 @@ export function renderError(error: FlkError, palette: Palette): string {
 function renderFacts(facts: Readonly<Record<string, string>>, palette: Palette): string[] {
   const order = ['wanted', 'found'];
   const rank = (name: string): number => (order.includes(name) ? order.indexOf(name) : order.length);
-  const entries = Object.entries(facts).sort(([a], [b]) => rank(a) - rank(b));
+  const entries = Object.entries(facts)
+    .sort(([a], [b]) => rank(a) - rank(b))
+    .map(([name, value]) => [cleanLine(name), value] as const);
   const width = Math.max(0, ...entries.map(([name]) => cellWidth(name)));
   return entries.flatMap(([name, value]) => {
     const [first = '', ...rest] = value.split('\n').map(cleanLine);

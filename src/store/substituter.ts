@@ -19,16 +19,23 @@ import type { PathInfo } from './path-info.ts';
 import type { Store } from './store.ts';
 import { restoreTree } from './tree-files.ts';
 
+/** What a cache tells of a path that it has. */
+export interface OfferedPath {
+  /** The cache's. */
+  readonly url: string;
+  /** Bytes of the archive as it is sent; 0 where that is not told. */
+  readonly fileSize: number;
+  readonly narSize: number;
+  /** Without itself. */
+  readonly references: readonly StorePath[];
+}
+
 export interface Substituter {
   /**
-   * Which of these paths some cache offers under a signature that is trusted, without fetching any: path → the cache's URL and the
-   * sizes. Caches that cannot be reached are told once as a notice and then left alone.
+   * Which of these paths some cache offers under a signature that is trusted, without fetching any. Caches that cannot be reached are
+   * told once as a notice and then left alone.
    */
-  offers(
-    paths: readonly StorePath[],
-  ): Promise<
-    ReadonlyMap<StorePath, { readonly url: string; readonly fileSize: number; readonly narSize: number }>
-  >;
+  offers(paths: readonly StorePath[]): Promise<ReadonlyMap<StorePath, OfferedPath>>;
   /**
    * Makes a path and all that it refers to valid. False: no cache has all of it, and what can be built should be. Paths are held and
    * locked by itself. Throws where a cache lies (FLK_NAR_HASH_MISMATCH, FLK_CACHE_…) and no other cache has the path.
@@ -129,17 +136,14 @@ class ParallelSubstituter implements CacheSubstituter {
     this.#download = limiter(Math.max(1, options.downloads ?? defaultDownloads));
   }
 
-  async offers(
-    paths: readonly StorePath[],
-  ): Promise<
-    ReadonlyMap<StorePath, { readonly url: string; readonly fileSize: number; readonly narSize: number }>
-  > {
+  async offers(paths: readonly StorePath[]): Promise<ReadonlyMap<StorePath, OfferedPath>> {
     const found = await Promise.all(
       [...new Set(paths)].map(async (path) => {
         const offer = await this.#offer(path).catch(ignoreLies);
         if (!offer) return [];
         const { fileSize = 0, narSize } = offer.info;
-        return [[path, { url: offer.from.cache.url, fileSize, narSize }] as const];
+        const references = offer.info.references.filter((reference) => reference !== path);
+        return [[path, { url: offer.from.cache.url, fileSize, narSize, references }] as const];
       }),
     );
     return new Map(found.flat());

@@ -57,6 +57,56 @@ describe('flk build', () => {
     expect(readdirSync(world.folder)).toContain('here');
   });
 
+  it('says with --dry-run what it would do, and does nothing', async () => {
+    const text = `inputs: {}\n${packages(`default: a\n${script('a', 'echo a')}${script('b', 'echo b')}`)}`;
+    const maker = flakeWorld(text);
+    const cache = join(maker.folder, 'cache');
+    const made = JSON.parse((await maker.flk(['build', '#a', '--json'])).stdout);
+    const pushed = await maker.flk(['cache', 'push', '--allow-host', cache, made[0].outputs.out]);
+    expect(pushed.status, pushed.stderr).toBe(0);
+    const world = flakeWorld(text);
+    const dry = ['build', '--dry-run', '#a', '#b', '--substituters', `${cache}?trusted=true`];
+    const { status, stdout, stderr } = await world.flk(dry);
+    expect(status, stderr).toBe(0);
+    expect(stdout).toMatch(
+      /^would build 1 package:\n {2}\S+-b\.drv\nwould take 1 path from .*cache \(.* B to download, /,
+    );
+    const answer = JSON.parse((await world.flk([...dry, '--json'])).stdout);
+    expect(answer).toEqual({
+      build: [
+        { drvPath: expect.stringMatching(/-b\.drv$/), name: 'b', outputs: { out: expect.any(String) } },
+      ],
+      fetch: [
+        {
+          path: made[0].outputs.out,
+          url: expect.stringContaining(cache),
+          fileSize: expect.any(Number),
+          narSize: expect.any(Number),
+        },
+      ],
+      sources: expect.any(Array),
+      present: [],
+    });
+    expect(readdirSync(world.folder)).toEqual(expect.not.arrayContaining(['result', 'flake.lock']));
+    await world.flk(['build', '--no-link', '#a', '#b']);
+    const after = JSON.parse((await world.flk([...dry, '--json'])).stdout);
+    expect(after).toMatchObject({ build: [], fetch: [], sources: [] });
+    expect(after.present).toHaveLength(2);
+  });
+
+  it('builds on this machine only, and counts only what is built again', async () => {
+    const world = flakeWorld(packages(`default: a\n${script('a', 'echo a')}`));
+    const elsewhere = await world.flk(['build', '--builders', 'ssh://builder']);
+    expect([elsewhere.status, elsewhere.stderr]).toEqual([2, expect.stringContaining('FLK_USAGE')]);
+    expect(elsewhere.stderr).toContain('--builders local');
+    const times = await world.flk(['build', '--times', '2']);
+    expect([times.status, times.stderr]).toEqual([2, expect.stringContaining('--rebuild --times 2')]);
+    expect((await world.flk(['build', '--rebuild', '--times', '0'])).status).toBe(2);
+    expect(readdirSync(world.folder)).not.toContain('flake.lock');
+    expect((await world.flk(['build', '--builders', 'local'])).status).toBe(0);
+    expect((await world.flk(['build', '--builders', ''])).status).toBe(0);
+  });
+
   it('does not overwrite what is no link', async () => {
     const world = flakeWorld(packages(`default: a\n${script('a', 'echo a')}`));
     writeFileSync(join(world.folder, 'result'), 'mine');

@@ -22,12 +22,12 @@ packages:
 
 describe.skipIf(!canSandbox)(`flk build --rebuild${canSandbox ? '' : ' (skipped: no sandbox)'}`, () => {
   it.each([
-    ['late', 'when (timestamp at byte', 'SOURCE_DATE_EPOCH'],
-    ['where', '(machine at byte 0: “localhost” became “rebuild-1”)', 'host’s name'],
-    ['who', '(machine at byte 0: “nixbld” became “rebuilder1”)', 'user'],
-    ['listed', '(order at byte', 'sort'],
-    ['named', '(path at byte', 'mktemp'],
-    ['drawn', '(random at byte 0', 'seed'],
+    ['late', 'timestamp at byte', 'SOURCE_DATE_EPOCH'],
+    ['where', 'machine at byte 0: “localhost” became “rebuild-1”', 'host’s name'],
+    ['who', 'machine at byte 0: “nixbld” became “rebuilder1”', 'user'],
+    ['listed', 'order at byte', 'sort'],
+    ['named', 'path at byte', 'mktemp'],
+    ['drawn', 'random at byte 0', 'seed'],
   ])('tells what %s leaks', async (name, line, hint) => {
     const world = flakeWorld(manifest);
     const first = await world.flk(['build', '--no-link', `.#${name}`]);
@@ -35,8 +35,7 @@ describe.skipIf(!canSandbox)(`flk build --rebuild${canSandbox ? '' : ' (skipped:
     const { status, stdout } = await world.flk(['build', '--no-link', '--rebuild', '--json', `.#${name}`]);
     const { error } = JSON.parse(stdout);
     expect([status, error.code]).toEqual([1, 'FLK_BUILD_NOT_REPRODUCIBLE']);
-    expect(error.facts.differs).toContain(line);
-    expect(error.facts.differs.split('\n')).toHaveLength(1);
+    expect(Object.values(error.facts)).toEqual([expect.stringContaining(line)]);
     expect(error.hint).toContain(hint);
   });
 

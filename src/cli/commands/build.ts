@@ -1,13 +1,23 @@
 /** `flk build`: packages of flakes, locked, instantiated, realised and linked. */
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { FlkError } from '../../base/errors.ts';
+import type { Forecast } from '../../build/forecast.ts';
 import type { StorePath } from '../../formats/store-path.ts';
+import { formatBytes } from '../../report/text.ts';
 import { resultLink } from '../../store/roots.ts';
-import { type BuiltTarget, buildTargets } from '../building.ts';
+import { type BuiltTarget, buildTargets, forecastTargets } from '../building.ts';
 import type { Context } from '../context.ts';
 
 export async function runBuild(context: Context): Promise<number> {
-  const built = await buildTargets(context, context.args.length === 0 ? ['.'] : context.args);
+  checkOptions(context);
+  const targets = context.args.length === 0 ? ['.'] : context.args;
+  if (context.flags['dry-run']) {
+    const foreseen = await forecastTargets(context, targets);
+    context.answer(forecastJson(foreseen), () => forecastLines(foreseen).join('\n'));
+    return 0;
+  }
+  const built = await buildTargets(context, targets);
   if (!context.flags['no-link']) await linkResults(context, built);
   const paths = built.flatMap(({ outputs }) => [...outputs.values()]);
   context.answer(
@@ -18,6 +28,52 @@ export async function runBuild(context: Context): Promise<number> {
     () => (context.flags['print-out-paths'] ? paths.join('\n') : ''),
   );
   return 0;
+}
+
+/** Says before anything is locked that something is asked for that there is not. */
+function checkOptions({ flags: { builders = '', times, rebuild } }: Context): void {
+  // Nix's word for no other machines is the empty one.
+  if (builders !== '' && builders !== 'local')
+    throw new FlkError('FLK_USAGE', `cannot build on '${builders}'`, {
+      hint: '--builders local: flk builds on this machine only',
+    });
+  if (times !== undefined && !rebuild)
+    throw new FlkError('FLK_USAGE', '--times says how often to build again', {
+      hint: `--rebuild --times ${times}`,
+    });
+  if (times === 0) throw new FlkError('FLK_USAGE', '--times needs a number from 1 on');
+}
+
+function forecastJson({ build, fetch, sources, present }: Forecast): unknown {
+  const named = build.map(({ outputs, ...told }) => ({ ...told, outputs: Object.fromEntries(outputs) }));
+  return { build: named, fetch, sources, present };
+}
+
+function forecastLines({ build, fetch, sources, present }: Forecast): string[] {
+  const lines: string[] = [];
+  const list = (title: string, entries: readonly string[]): void => {
+    if (entries.length > 0) lines.push(`${title}:`, ...entries.map((entry) => `  ${entry}`));
+  };
+  const count = (number: number, what: string): string => `${number} ${what}${number === 1 ? '' : 's'}`;
+  list(
+    `would build ${count(build.length, 'package')}`,
+    build.map(({ drvPath }) => drvPath),
+  );
+  const caches = new Map<string, Forecast['fetch'][number][]>();
+  for (const one of fetch) caches.set(one.url, [...(caches.get(one.url) ?? []), one]);
+  for (const [url, paths] of caches) {
+    const sum = (size: 'fileSize' | 'narSize'): string =>
+      formatBytes(paths.reduce((total, path) => total + path[size], 0));
+    // A cache that packs while it sends does not know how much that will be.
+    const toLoad = paths.every(({ fileSize }) => fileSize > 0) ? `${sum('fileSize')} to download, ` : '';
+    list(
+      `would take ${count(paths.length, 'path')} from ${url} (${toLoad}${sum('narSize')} unpacked)`,
+      paths.map(({ path, narSize }) => `${path}  ${formatBytes(narSize)}`),
+    );
+  }
+  list(`would add ${count(sources.length, 'source')}`, sources);
+  list('there already', present);
+  return lines;
 }
 
 /** `result`, `result-1` for the second package, with `-NAME` for outputs that are not `out`: as `nix build` names them. */

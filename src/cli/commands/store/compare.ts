@@ -95,7 +95,7 @@ export async function runDiff(context: Context, args: readonly string[]): Promis
   const [before, after] = args.map((text) => readValidPath(store, context.cwd, text).path);
   if (context.flags.files) {
     const lines = (await differences(store.physical(before!), store.physical(after!))).map(
-      ({ line }) => line,
+      ({ file, how }) => `${file === '' ? 'the path itself' : file} (${how})`,
     );
     context.answer(lines, () => lines.map(cleanLine).join('\n'));
     return 0;
