@@ -10,6 +10,7 @@ import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
 import { unwritable } from '../base/files.ts';
 import { hashPartLength, nameOf, parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
 import type { Store } from './store.ts';
+import { type BytePath, bytePath, onDisk, shown } from './tree-files.ts';
 
 /** One reason why a path, and all that it refers to, stays. */
 export interface Root {
@@ -49,28 +50,30 @@ export async function findRoots(
   { readLock, proc = '/proc' }: { readonly readLock: ReadLock; readonly proc?: string },
 ): Promise<FoundRoots> {
   const search = new RootSearch(store, await physicalStores(store), readLock);
-  await search.folder(join(store.root, 'nix/var/nix/gcroots'), 'link');
-  await search.folder(join(store.root, 'nix/var/nix/profiles'), 'profile');
+  const state = bytePath(join(store.root, 'nix/var/nix'));
+  await search.folder(join(state, 'gcroots'), 'link');
+  await search.folder(join(state, 'profiles'), 'profile');
   search.processes(proc);
   return search.found();
 }
 
 /** The store's folder by all names that links to it may use. */
-async function physicalStores(store: Store): Promise<readonly string[]> {
+async function physicalStores(store: Store): Promise<readonly BytePath[]> {
   const physical = join(store.root, storeDir);
   const real = await realpath(physical).catch(() => physical);
-  return [...new Set([physical, real, storeDir])];
+  return [...new Set([physical, real, storeDir])].map(bytePath);
 }
 
+/** Places are byte paths: a root in a folder whose name is not UTF-8 keeps what it keeps. */
 class RootSearch {
   readonly #store: Store;
-  readonly #stores: readonly string[];
+  readonly #stores: readonly BytePath[];
   readonly #readLock: ReadLock;
   readonly #roots = new Map<string, Root>();
   readonly #stale: string[] = [];
   readonly #unreadLocks: string[] = [];
 
-  constructor(store: Store, stores: readonly string[], readLock: ReadLock) {
+  constructor(store: Store, stores: readonly BytePath[], readLock: ReadLock) {
     this.#store = store;
     this.#stores = stores;
     this.#readLock = readLock;
@@ -85,13 +88,15 @@ class RootSearch {
     };
   }
 
-  async folder(folder: string, kind: 'link' | 'profile', depth = 0): Promise<void> {
+  async folder(folder: BytePath, kind: 'link' | 'profile', depth = 0): Promise<void> {
     if (depth > maxDepth)
-      throw new FlkError('FLK_LIMIT', `${folder} lies more than ${maxDepth} folders deep`);
-    const entries = await readdir(folder, { withFileTypes: true }).catch((error: unknown) => {
-      if (systemCode(error) === 'ENOENT') return [];
-      throw unreadable(folder, error);
-    });
+      throw new FlkError('FLK_LIMIT', `${shown(folder)} lies more than ${maxDepth} folders deep`);
+    const entries = await readdir(onDisk(folder), { withFileTypes: true, encoding: 'latin1' }).catch(
+      (error: unknown) => {
+        if (systemCode(error) === 'ENOENT') return [];
+        throw unreadable(folder, error);
+      },
+    );
     for (const entry of entries) {
       const place = join(folder, entry.name);
       if (entry.isDirectory()) {
@@ -103,10 +108,10 @@ class RootSearch {
   }
 
   /** Follows a link, and the links that it leads to, until one leads into the store. */
-  async #link(first: string, kind: 'link' | 'profile'): Promise<void> {
+  async #link(first: BytePath, kind: 'link' | 'profile'): Promise<void> {
     let place = first;
     for (let count = 0; count < maxLinks; count++) {
-      const text = await readlink(place).catch((error: unknown) => {
+      const text = await readlink(onDisk(place), 'latin1').catch((error: unknown) => {
         // Removed since it was seen: whoever did so wants it to keep nothing.
         if (systemCode(error) === 'ENOENT') return undefined;
         throw unreadable(place, error, first);
@@ -115,35 +120,38 @@ class RootSearch {
       const target = resolve(dirname(place), text);
       const path = storePathIn(target, this.#stores);
       if (path !== undefined) return this.#add(kind, place, path);
-      const info = await lstat(target).catch((error: unknown) => {
+      const info = await lstat(onDisk(target)).catch((error: unknown) => {
         if (['ENOENT', 'ENOTDIR'].includes(systemCode(error) ?? '')) return undefined;
         throw unreadable(target, error, first);
       });
       if (info === undefined) {
-        if (basename(dirname(first)) === 'auto') this.#stale.push(first);
+        if (basename(dirname(first)) === 'auto') this.#stale.push(shown(first));
         return;
       }
       place = target;
       if (info.isSymbolicLink()) continue;
       if (info.isFile() && basename(target) === 'flake.lock') return await this.#lock(target);
       // By a name that goes over other links it may still be in the store.
-      const real = storePathIn(await realpath(target).catch(() => target), this.#stores);
+      const real = storePathIn(await realpath(onDisk(target), 'latin1').catch(() => target), this.#stores);
       return this.#add(kind, target, real);
     }
     throw unreadable(first, new Error(`more than ${maxLinks} links lead to one another`));
   }
 
-  async #lock(file: string): Promise<void> {
+  async #lock(place: BytePath): Promise<void> {
+    const file = shown(place);
     try {
+      // Whoever reads locks knows names of text alone.
+      if (bytePath(file) !== place) throw unreadable(place, new Error('its name is not UTF-8'));
       for (const path of await this.#readLock(file))
-        if (this.#store.query(path)) this.#add('lock', file, path);
+        if (this.#store.query(path)) this.#add('lock', place, path);
     } catch (error) {
       if (asFlkError(error).code === 'FLK_INTERNAL') throw error;
       // Conflict markers, perhaps. A lock pins sources and nothing else, so what it may have meant can be told.
       this.#unreadLocks.push(file);
       for (const path of this.#store.paths())
         if (nameOf(path) === 'source' && this.#store.query(path)?.ca !== undefined)
-          this.#add('lock', file, path);
+          this.#add('lock', place, path);
     }
   }
 
@@ -169,15 +177,16 @@ class RootSearch {
     }
   }
 
-  #add(kind: Root['kind'], place: string, path: StorePath | undefined): void {
-    if (path !== undefined) this.#roots.set(`${kind}\0${place}\0${path}`, { kind, place, path });
+  #add(kind: Root['kind'], place: BytePath, path: StorePath | undefined): void {
+    if (path !== undefined)
+      this.#roots.set(`${kind}\0${place}\0${path}`, { kind, place: shown(place), path });
   }
 }
 
 const mention = new RegExp(`${storeDir}/[0-9a-z]{${hashPartLength}}-[0-9a-zA-Z+\\-._?=]+`, 'g');
 
 /** The store path that a path on disk is, or lies in. */
-function storePathIn(place: string, stores: readonly string[]): StorePath | undefined {
+function storePathIn(place: BytePath, stores: readonly BytePath[]): StorePath | undefined {
   const folder = stores.find((folder) => place.startsWith(`${folder}/`));
   if (folder === undefined) return undefined;
   const [base = ''] = place.slice(folder.length + 1).split('/');
@@ -197,10 +206,10 @@ function attempt<T>(work: () => T): T | undefined {
   }
 }
 
-function unreadable(place: string, cause: unknown, root = place): FlkError {
+function unreadable(place: BytePath, cause: unknown, root = place): FlkError {
   const reason = systemCode(cause) ?? (cause as Error).message;
-  return new FlkError('FLK_ROOT_UNREADABLE', `what ${place} keeps cannot be told: ${reason}`, {
-    hint: `make it readable, or remove ${root}, if what it keeps may go`,
+  return new FlkError('FLK_ROOT_UNREADABLE', `what ${shown(place)} keeps cannot be told: ${reason}`, {
+    hint: `make it readable, or remove ${shown(root)}, if what it keeps may go`,
     cause,
   });
 }

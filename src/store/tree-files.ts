@@ -54,7 +54,7 @@ const isAscii = (path: BytePath): boolean => !/[^\0-\x7f]/.test(path);
 export const onDisk = (path: BytePath): string | Buffer =>
   isAscii(path) ? path : Buffer.from(path, 'latin1');
 /** The same path for a person. */
-const shown = (path: BytePath): string => Buffer.from(path, 'latin1').toString();
+export const shown = (path: BytePath): string => Buffer.from(path, 'latin1').toString();
 
 export interface WalkOptions {
   /** Told now and then how many bytes of file content have passed in this walk. */

@@ -205,6 +205,36 @@ describe('flk store', () => {
   });
 });
 
+describe('names of all bytes', () => {
+  it('are listed, on one line each, with nothing that steers a terminal', async () => {
+    const world = cliWorld();
+    const tree = join(world.folder, 'tree');
+    mkdirSync(tree);
+    for (const name of ['\x1b[31mred', 'a\nb', 'c\rd', '\xc2\x9b31mhigh', '\xff\xfe'])
+      writeFileSync(Buffer.from(`${tree}/${name}`, 'latin1'), '1');
+    symlinkSync('\x1b[2Jx', join(tree, 'link'));
+    const { stdout: path } = await world.flk(['store', 'add', 'tree']);
+    const short = await world.flk(['store', 'ls', path.trim()]);
+    expect(short.stdout.split('\n'), short.stderr).toEqual([
+      './red',
+      './a?b',
+      './c?d',
+      './link',
+      './high',
+      './\ufffd\ufffd',
+      '',
+    ]);
+    const long = await world.flk(['store', 'ls', '-lR', path.trim()]);
+    expect(long.stdout).toContain('./link -> x\n');
+    expect(long.stdout).not.toContain('\x1b');
+    const json = await world.flk(['store', 'ls', '--json', '-R', path.trim()]);
+    expect(JSON.parse(json.stdout)).toMatchObject({
+      entries: { 'a\nb': { size: 1 }, '\ufffd\ufffd': { size: 1 } },
+    });
+    expect((await world.flk(['store', 'verify', '--all'])).status).toBe(0);
+  });
+});
+
 describe('long answers', () => {
   it('reach a slow reader to the last byte', async () => {
     const world = cliWorld();

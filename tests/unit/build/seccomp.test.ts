@@ -40,8 +40,18 @@ function answer(
   throw new Error('the program has no end');
 }
 
+interface Abi {
+  readonly processor: string;
+  readonly abi: number;
+  readonly open?: number;
+  readonly openat: number;
+  readonly chmod?: number;
+  readonly fchmodat: number;
+  readonly ioctl: number;
+}
+
 // AUDIT_ARCH_…, and numbers of calls as a builder would use them.
-const x86_64 = {
+const x86_64: Abi = {
   processor: 'x64',
   abi: 0xc000003e,
   open: 2,
@@ -50,9 +60,17 @@ const x86_64 = {
   fchmodat: 268,
   ioctl: 16,
 };
-const i386 = { processor: 'x64', abi: 0x40000003, open: 5, openat: 295, chmod: 15, fchmodat: 306, ioctl: 54 };
-const aarch64 = { processor: 'arm64', abi: 0xc00000b7, openat: 56, fchmodat: 53, ioctl: 29 };
-const arm = {
+const i386: Abi = {
+  processor: 'x64',
+  abi: 0x40000003,
+  open: 5,
+  openat: 295,
+  chmod: 15,
+  fchmodat: 306,
+  ioctl: 54,
+};
+const aarch64: Abi = { processor: 'arm64', abi: 0xc00000b7, openat: 56, fchmodat: 53, ioctl: 29 };
+const arm: Abi = {
   processor: 'arm64',
   abi: 0x40000028,
   open: 5,

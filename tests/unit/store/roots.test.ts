@@ -55,6 +55,25 @@ describe('findRoots', () => {
     );
   });
 
+  it('finds them by names that are not UTF-8', async () => {
+    const odd = (text: string): Buffer => Buffer.from(text, 'latin1');
+    symlinkSync(hello, odd(`${gcroots('x')}\xff`));
+    mkdirSync(odd(`${outside}/\xfe`));
+    symlinkSync(hello, odd(`${outside}/\xfe/result`));
+    symlinkSync(odd(`${outside}/\xfe/result`), gcroots('auto', 'one'));
+    const source = await add('source', 'input');
+    writeFileSync(odd(`${outside}/\xfe/flake.lock`), '{}');
+    symlinkSync(odd(`${outside}/\xfe/flake.lock`), gcroots('auto', 'two'));
+    const { roots: found, stale, unreadLocks } = await roots();
+    expect(found.map(({ kind, place, path }) => [kind, path, place.slice(-8)]).sort()).toEqual([
+      ['link', hello, '\ufffd/result'],
+      ['link', hello, 'roots/x\ufffd'],
+      ['lock', source, 'ake.lock'],
+    ]);
+    expect(stale).toEqual([]);
+    expect(unreadLocks).toEqual([`${outside}/\ufffd/flake.lock`]);
+  });
+
   it('passes over links that somebody removes meanwhile', async () => {
     const links = ['a', 'b', 'c'].map((name) => gcroots('locks', name));
     for (const [index, link] of links.entries()) {

@@ -16,6 +16,7 @@ import { FlkError } from '../../../base/errors.ts';
 import { maxDepth } from '../../../formats/nar.ts';
 import { listingEntries, type NarListing } from '../../../formats/nar-listing.ts';
 import { cleanLine } from '../../../report/text.ts';
+import { type BytePath, bytePath, onDisk, shown } from '../../../store/tree-files.ts';
 import type { Context } from '../../context.ts';
 import { placeBelow, readPathArgument, validPath } from '../../store-paths.ts';
 
@@ -23,10 +24,10 @@ export async function runLs(context: Context, args: readonly string[]): Promise<
   const { json, long, directory } = context.flags;
   const recursive = context.flags.recursive || context.flags['list-recursive'];
   if (json && directory) throw new FlkError('FLK_USAGE', '--directory says nothing to --json');
-  const { place, shown } = await placeOf(context, args[0]!);
-  const node = listingAt(place, recursive ? maxDepth : directory ? 0 : 1);
+  const { place, shown: name } = await placeOf(context, args[0]!);
+  const node = listingAt(bytePath(place), recursive ? maxDepth : directory ? 0 : 1);
   context.answer(json && (recursive ? node : shallow(node)), () =>
-    listingLines(node, posix.basename(shown), { long, directory }).join('\n'),
+    listingLines(node, posix.basename(name), { long, directory }).join('\n'),
   );
   return 0;
 }
@@ -42,14 +43,15 @@ async function placeOf(
 }
 
 /** What lies at a place, folders within folders up to `depth`; below that they are empty. */
-function listingAt(place: string, depth: number): NarListing {
-  const info = lstatSync(place);
-  if (info.isSymbolicLink()) return { type: 'symlink', target: readlinkSync(place) };
+function listingAt(place: BytePath, depth: number): NarListing {
+  const info = lstatSync(onDisk(place));
+  if (info.isSymbolicLink()) return { type: 'symlink', target: readlinkSync(onDisk(place)) };
   if (info.isFile())
     return { type: 'regular', ...((info.mode & 0o100) !== 0 && { executable: true }), size: info.size };
   const entries = listingEntries();
   if (depth > 0)
-    for (const name of readdirSync(place).sort()) entries[name] = listingAt(`${place}/${name}`, depth - 1);
+    for (const name of readdirSync(onDisk(place), 'latin1').sort())
+      entries[shown(name)] = listingAt(`${place}/${name}`, depth - 1);
   return { type: 'directory', entries };
 }
 
@@ -67,7 +69,8 @@ function listingLines(
 ): string[] {
   const lines: string[] = [];
   const add = (one: NarListing, path: string): void => {
-    lines.push(cleanLine(options.long ? longLine(one, path) : path));
+    // A line break in a name is no new line, nor does what follows it take the place of what comes before.
+    lines.push(cleanLine((options.long ? longLine(one, path) : path).replace(/[\n\r]/g, '?')));
     if (one.type === 'directory' && !options.directory) addAll(one.entries, path);
   };
   const addAll = (entries: Readonly<Record<string, NarListing>>, path: string): void => {
