@@ -66,8 +66,8 @@ describe('findRoots', () => {
     symlinkSync(odd(`${outside}/\xfe/flake.lock`), gcroots('auto', 'two'));
     const { roots: found, stale, unreadLocks } = await roots();
     expect(found.map(({ kind, place, path }) => [kind, path, place.slice(-8)]).sort()).toEqual([
-      ['link', hello, '\ufffd/result'],
       ['link', hello, 'roots/x\ufffd'],
+      ['link', hello, '\ufffd/result'],
       ['lock', source, 'ake.lock'],
     ]);
     expect(stale).toEqual([]);
