@@ -37,10 +37,14 @@ export async function readFileIfExists(path: string, limit = 64 * 1024 * 1024): 
 
 /**
  * Replaces a file in one step: a reader sees the old bytes or the new ones, also after a power cut. Keeps the old file's mode.
+ * The new bytes lie at `staged` first, a place on the same file system, by default beside the file; a kill may leave them there.
  * Throws FLK_FILE_UNWRITABLE and leaves the old file as it was.
  */
-export async function writeFileAtomic(path: string, data: string | Buffer): Promise<void> {
-  const staged = join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(4).toString('hex')}`);
+export async function writeFileAtomic(
+  path: string,
+  data: string | Buffer,
+  staged = join(dirname(path), `.${basename(path)}.${process.pid}.${randomBytes(4).toString('hex')}`),
+): Promise<void> {
   try {
     const mode = await stat(path).then(
       (info) => info.mode & 0o777,

@@ -86,6 +86,7 @@ async function push(context: Context, url: string, names: readonly string[]): Pr
   const added = await pushPaths(target.cache, pushed, {
     packing: packing ?? target.packing,
     key,
+    stage: store.readOnly ? undefined : () => store.stage(),
     reporter,
     signal,
   });

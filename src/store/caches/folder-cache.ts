@@ -2,13 +2,21 @@
  * A binary cache in a folder, as Nix reads and writes it: `nix-cache-info`, a `.narinfo` for each path, archives below `nar/`. An
  * archive is there before what tells of it, so whoever reads meanwhile, or after a kill, sees whole paths only.
  */
-import { randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { copyFile, open, rename, rm, stat } from 'node:fs/promises';
+import { copyFile, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { FlkError, systemCode } from '../../base/errors.ts';
-import { makeFolder, readFileIfExists, syncFolder, unwritable, writeFileAtomic } from '../../base/files.ts';
+import {
+  isOwnerAlive,
+  makeFolder,
+  ownerName,
+  readFileIfExists,
+  syncFolder,
+  unwritable,
+  writeFileAtomic,
+} from '../../base/files.ts';
 import { maxNarInfoSize, type NarInfo, parseNarInfo, printNarInfo } from '../../formats/narinfo.ts';
 import { hashPart, type StorePath } from '../../formats/store-path.ts';
 import { type BinaryCache, type CacheInfo, maxCacheInfoSize, newCacheInfo, parseCacheInfo } from './cache.ts';
@@ -52,16 +60,18 @@ export class FolderCache implements BinaryCache {
   }
 
   async prepare(): Promise<void> {
-    await makeFolder(join(this.#folder, 'nar'));
+    const archives = join(this.#folder, 'nar');
+    await makeFolder(archives);
+    for (const folder of [this.#folder, archives]) await removeAbandoned(folder);
     const info = join(this.#folder, 'nix-cache-info');
     if ((await readFileIfExists(info, maxCacheInfoSize)) === undefined)
-      await writeFileAtomic(info, newCacheInfo);
+      await writeFileAtomic(info, newCacheInfo, await stagedIn(this.#folder));
     else await this.info();
   }
 
   async putNar(url: string, file: string): Promise<void> {
     const place = join(this.#folder, url);
-    const staged = join(dirname(place), `.${process.pid}.${randomBytes(6).toString('hex')}`);
+    const staged = await stagedIn(dirname(place));
     try {
       if (await isThere(place)) return;
       // A copy first where it comes from another disk, so that nobody sees half of it.
@@ -78,12 +88,25 @@ export class FolderCache implements BinaryCache {
   }
 
   async putNarInfo(info: NarInfo): Promise<void> {
-    await writeFileAtomic(this.#note(info.path), printNarInfo(info));
+    await writeFileAtomic(this.#note(info.path), printNarInfo(info), await stagedIn(this.#folder));
   }
 
   #note(path: StorePath): string {
     return join(this.#folder, `${hashPart(path)}.narinfo`);
   }
+}
+
+/** Told apart by machine: others may fill the cache, too, and of their processes nobody here knows whether they run. */
+const ownStages = `.${encodeURIComponent(hostname())},`;
+
+/** A name for what is half written: beside its place, as either folder may be a disk of its own. */
+const stagedIn = async (folder: string): Promise<string> => join(folder, ownStages + (await ownerName()));
+
+/** What pushes from this machine had half written when they were killed. */
+async function removeAbandoned(folder: string): Promise<void> {
+  for (const name of await readdir(folder).catch(() => []))
+    if (name.startsWith(ownStages) && !(await isOwnerAlive(name.slice(ownStages.length))))
+      await rm(join(folder, name), { force: true });
 }
 
 const isThere = (place: string): Promise<boolean> =>

@@ -17,6 +17,7 @@ import { fingerprint, type NarInfo } from '../../formats/narinfo.ts';
 import { type SecretKey, signText } from '../../formats/signature.ts';
 import { nameOf, type StorePath } from '../../formats/store-path.ts';
 import type { PathInfo } from '../path-info.ts';
+import type { Stage } from '../places.ts';
 import type { BinaryCache, Packing } from './cache.ts';
 
 /** Level 2 packs sources nearly as small as 6 does, three times as fast. */
@@ -36,6 +37,8 @@ export interface PushOptions {
   readonly packing?: Packing | undefined;
   /** Signs what is put there; the signatures that a path has go along. */
   readonly key?: SecretKey | undefined;
+  /** Makes a folder for archives on their way. Default: one for temporary files, which nobody removes after a kill. */
+  readonly stage?: (() => Promise<Stage>) | undefined;
   readonly reporter: Reporter;
   readonly signal?: AbortSignal | undefined;
 }
@@ -63,7 +66,7 @@ export async function pushPaths(
     there.get(path, () => question(async () => (await cache.narInfo(path)) !== undefined));
   const archive = limiter(maxArchives);
   const done = new OnceMap<StorePath, boolean>();
-  const scratch = await mkdtemp(join(tmpdir(), 'flk-push-'));
+  const scratch = await (options.stage ?? temporaryStage)();
   /** Whether it was added. */
   const push = (path: StorePath): Promise<boolean> =>
     done.get(path, async () => {
@@ -74,7 +77,7 @@ export async function pushPaths(
           hint: 'push it, too',
         });
       throwIfAborted(options.signal);
-      const packed = await archive(() => packPath(cache, pushed, scratch, options));
+      const packed = await archive(() => packPath(cache, pushed, scratch.path, options));
       for (const reference of pushed.info.references) if (reference !== path) await push(reference);
       await cache.putNarInfo(narInfoOf(pushed.info, packed, options.key));
       return true;
@@ -87,8 +90,13 @@ export async function pushPaths(
       return result?.status === 'fulfilled' && result.value;
     });
   } finally {
-    await rm(scratch, { recursive: true, force: true });
+    await scratch.dispose();
   }
+}
+
+async function temporaryStage(): Promise<Stage> {
+  const path = await mkdtemp(join(tmpdir(), 'flk-push-'));
+  return { path, dispose: () => rm(path, { recursive: true, force: true }) };
 }
 
 function narInfoOf(info: PathInfo, packed: Packed, key: SecretKey | undefined): NarInfo {

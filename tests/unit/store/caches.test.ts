@@ -1,7 +1,9 @@
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { silent } from '../../../src/base/events.ts';
+import { ownerName } from '../../../src/base/files.ts';
 import { narHashOf, sha256 } from '../../../src/formats/hash.ts';
 import { type NarInfo, parseNarInfo, printNarInfo } from '../../../src/formats/narinfo.ts';
 import { generateSecretKey, publicKeyOf } from '../../../src/formats/signature.ts';
@@ -388,6 +390,17 @@ describe('no cache', () => {
 });
 
 describe('putting into a folder', () => {
+  it('removes what killed processes of this machine had half written, and nothing else', async () => {
+    const { cache, folder } = await filledCache();
+    const mine = `.${hostname()},`;
+    const kept = [`${mine}${await ownerName()}`, '.elsewhere,1-1-a', `.${hostname()}-2,1-1-a`, '.htaccess'];
+    for (const inner of ['', 'nar'])
+      for (const name of [`${mine}1-1-a`, ...kept]) writeFileSync(join(folder, inner, name), 'half');
+    await cache.prepare();
+    for (const inner of ['', 'nar'])
+      expect(readdirSync(join(folder, inner)).filter((name) => name.startsWith('.'))).toEqual(kept.sort());
+  });
+
   it('adds what is missing, once, and signs it', async () => {
     const { cache, folder, store, paths, key } = await filledCache();
     const more = await addOutput(store, 'more', file('more'), [paths.app.path]);
