@@ -1,5 +1,5 @@
 /**
- * `npm run crash [-- --kills N --processes N --seed S]`: processes that build, sweep and optimise in one store, killed at random
+ * `npm run crash [-- --kills N --processes N --seed S]`: processes that use one store and caches beside it, killed at random
  * times; after each round everything is looked at. Prints what was done.
  */
 import { spawnSync } from 'node:child_process';

@@ -3,7 +3,7 @@
  * too: an action leaves the store as any flk would, uses it only through its public face, and puts into `kept` what must now stay.
  */
 import { createHash } from 'node:crypto';
-import { readdirSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
+import { readlinkSync, rmSync, symlinkSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { FlkError } from '../../src/base/errors.ts';
 import { silent } from '../../src/base/events.ts';
@@ -12,38 +12,14 @@ import { makeTextPath, parseStorePath, type StorePath } from '../../src/formats/
 import { collectGarbage } from '../../src/store/gc.ts';
 import { changingProfile, oldGenerations, removeGenerations, switchTo } from '../../src/store/generations.ts';
 import { changeProfile } from '../../src/store/profile.ts';
-import { openStore, type Store } from '../../src/store/store.ts';
+import { openStore } from '../../src/store/store.ts';
 import { restoreTree } from '../../src/store/tree-files.ts';
 import { directory, file, type Node, symlink, treeFrom } from '../support/trees.ts';
+import { type Action, below, keep, names, pick, shuffled, type Worker } from './action.ts';
 
-export interface Worker {
-  /** Changes when an action opens it anew. */
-  store: Store;
-  readonly root: string;
-  /** Another one in each process. */
-  readonly id: string;
-  /** From 0 up to 1. */
-  readonly random: () => number;
-  /** Valid paths that this worker holds; whoever sweeps, they stay with all that they refer to. */
-  readonly kept: Set<StorePath>;
-}
-
-export interface Action {
-  readonly name: string;
-  /** How often it is chosen, beside the others. */
-  readonly weight: number;
-  readonly run: (worker: Worker) => Promise<void>;
-}
-
-/** Outputs that all workers build; each needs some of a lower number. */
-const outputs = 48;
+/** Outputs that all workers build, and that caches have; each needs some of a lower number. */
+export const outputs = 48;
 const sources = 12;
-
-const below = (worker: Worker, end: number): number => Math.floor(worker.random() * end);
-const pick = <T>(worker: Worker, list: readonly T[]): T | undefined => list[below(worker, list.length)];
-const keep = (worker: Worker, ...paths: readonly StorePath[]): void => {
-  for (const path of paths) worker.kept.add(path);
-};
 
 const noise = (seed: string, size: number): Buffer => {
   const block = createHash('sha256').update(seed).digest();
@@ -60,13 +36,16 @@ const source = (number: number): Tree =>
     }),
   );
 
-async function addSource(worker: Worker, number: number): Promise<StorePath> {
+/** As much of a worker as building needs. */
+type Builder = Pick<Worker, 'store' | 'random' | 'kept'>;
+
+async function addSource(worker: Builder, number: number): Promise<StorePath> {
   const { path } = await worker.store.addTree(`source-${number}`, source(number));
   keep(worker, path);
   return path;
 }
 
-const outputOf = (number: number): StorePath => makeTextPath(`out-${number}`, `output ${number}`);
+export const outputOf = (number: number): StorePath => makeTextPath(`out-${number}`, `output ${number}`);
 const inputsOf = (number: number): number[] =>
   number === 0 ? [] : [...new Set([number >> 1, (number * 7) % number])];
 
@@ -78,7 +57,7 @@ function allBelow(number: number): number[] {
 
 /** A builder's output that is not the same twice. */
 async function registerOutput(
-  worker: Worker,
+  worker: Builder,
   path: StorePath,
   references: readonly StorePath[],
   replace: boolean,
@@ -110,7 +89,7 @@ async function registerOutput(
   }
 }
 
-async function build(worker: Worker, number: number): Promise<StorePath> {
+export async function build(worker: Builder, number: number): Promise<StorePath> {
   const path = outputOf(number);
   if (!worker.store.query(path)) {
     const inputs = await Promise.all(inputsOf(number).map((input) => build(worker, input)));
@@ -197,21 +176,6 @@ async function collect(worker: Worker): Promise<void> {
   });
 }
 
-function names(folder: string): string[] {
-  try {
-    return readdirSync(folder);
-  } catch {
-    return [];
-  }
-}
-
-function shuffled<T>(worker: Worker, list: readonly T[]): T[] {
-  return list
-    .map((value) => ({ value, at: worker.random() }))
-    .sort((a, b) => a.at - b.at)
-    .map(({ value }) => value);
-}
-
 async function sweep(worker: Worker): Promise<void> {
   const { store, root } = worker;
   const collection = await store.collect().catch((error: unknown) => {
@@ -233,7 +197,7 @@ async function sweep(worker: Worker): Promise<void> {
   }
 }
 
-export const actions: readonly Action[] = [
+export const storeActions: readonly Action[] = [
   {
     name: 'add a tree',
     weight: 3,

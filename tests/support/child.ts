@@ -40,8 +40,15 @@ export interface Child {
 }
 
 /** Starts a bundled file; killed with the test's own process at the latest. */
-export function startChild(file: string, args: readonly string[]): Child {
-  const child = fork(file, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+export function startChild(
+  file: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): Child {
+  const child = fork(file, args, {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    env: { ...process.env, ...env },
+  });
   const over = new Promise<number | string | null>((done) => {
     child.on('exit', (status, signal) => done(signal ?? status));
   });
