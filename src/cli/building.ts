@@ -3,6 +3,7 @@ import { dirname } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { asFlkError, FlkError } from '../base/errors.ts';
 import { version } from '../base/version.ts';
+import type { Engine } from '../build/engines/engine.ts';
 import { localEngine } from '../build/engines/local.ts';
 import { type Forecast, forecast } from '../build/forecast.ts';
 import {
@@ -13,11 +14,10 @@ import {
   type NamedPackage,
 } from '../build/instantiate.ts';
 import type { Instantiation } from '../build/instantiation.ts';
-import { hostToolchainOf } from '../build/plan.ts';
 import { type Realised, realiseAll } from '../build/realise.ts';
 import { printFlakeRef } from '../flake/flake-ref.ts';
 import { parseManifest } from '../flake/manifest.ts';
-import type { StorePath } from '../formats/store-path.ts';
+import { nameOf, type StorePath } from '../formats/store-path.ts';
 import { downloader } from '../sources/download.ts';
 import type { ElementSource } from '../store/profile.ts';
 import { buildOptions } from './build-options.ts';
@@ -183,7 +183,10 @@ function sayLocked(context: Context): void {
 }
 
 async function openPackages(context: Context, target: string): Promise<OpenedFlake> {
-  const { flake, manifest, lock } = await openLockedAs(context, target, readPackages);
+  const { flake, manifest, lock } = await openLockedAs(context, target, (flake) => {
+    flake.lookAhead();
+    return readPackages(flake);
+  });
   const [{ tree, locked }, source, store] = await Promise.all([
     flake.tree(),
     context.sources(),
@@ -213,16 +216,15 @@ async function realiseForOthers(
   context: Context,
   instantiation: Instantiation,
 ): Promise<ReadonlyMap<string, StorePath>> {
-  const hostToolchain = hostToolchainOf(instantiation);
-  const [result] = await realisePackages(context, [{ ...instantiation, hostToolchain }], { rebuild: false });
+  const [result] = await realisePackages(context, [instantiation], { rebuild: false });
   if (result?.status !== 'fulfilled') throw result?.reason;
   return result.value.outputs;
 }
 
-/** Makes packages valid, all together, and says which see this machine's tools. Results in the order given. */
+/** Makes packages valid, all together, and says which builds saw this machine's tools. Results in the order given. */
 export async function realisePackages(
   context: Context,
-  packages: readonly (Instantiation & Pick<InstantiatedPackage, 'hostToolchain'>)[],
+  packages: readonly Instantiation[],
   {
     rebuild = context.flags.rebuild,
     keepGoing = context.flags['keep-going'],
@@ -230,17 +232,17 @@ export async function realisePackages(
 ): Promise<PromiseSettledResult<Realised>[]> {
   const { flags, reporter, signal } = context;
   const store = await context.store();
-  const toBuild = packages.filter(
-    ({ top, derivations }) =>
-      rebuild ||
-      [...(derivations.get(top)?.derivation.outputs.values() ?? [])].some(({ path }) => !store.query(path)),
-  );
-  const impure = [...new Set(toBuild.flatMap(({ hostToolchain }) => hostToolchain))].sort(compareBytes);
-  if (impure.length > 0)
-    reporter.emit({ kind: 'notice', notice: { type: 'host-toolchain', packages: impure } });
   const { keepFailed, ...options } = await buildOptions(context);
   const sandbox = flags['no-sandbox'] ? 'none' : 'auto';
-  const engine = localEngine({ store, reporter, sandbox, keepFailed });
+  const local = localEngine({ store, reporter, sandbox, keepFailed });
+  // Told of what is built, and not of what turns out to be in a cache.
+  const impure = new Set<string>();
+  const engine: Engine = {
+    build: (request) => {
+      if (request.toolchain.kind === 'host') impure.add(nameOf(request.drvPath).slice(0, -'.drv'.length));
+      return local.build(request);
+    },
+  };
   // Whoever compares wants to build, and so must have what it is built from; that may well come from a cache.
   const substituter = await context.substituter();
   try {
@@ -252,7 +254,12 @@ export async function realisePackages(
       times: flags.times ?? 1,
     });
   } finally {
-    await engine.close();
+    await local.close();
+    if (impure.size > 0)
+      reporter.emit({
+        kind: 'notice',
+        notice: { type: 'host-toolchain', packages: [...impure].sort(compareBytes) },
+      });
   }
 }
 

@@ -52,6 +52,8 @@ export interface Flake {
   trackLock(): Promise<void>;
   /** Commits flake.lock alone, and gives the new revision; undefined where there is none. */
   commitLock(message: string): Promise<Rev | undefined>;
+  /** Says that `tree` will be asked for. */
+  lookAhead(): void;
   /** The same answer each time. */
   tree(): Promise<FlakeTree>;
 }
@@ -124,6 +126,7 @@ async function openLocal(
     ...(lockText === undefined ? {} : { lockText }),
     manifestPath: local.manifestPath,
     lockPath,
+    lookAhead: () => local.lookAhead(),
     assertTracked: () => local.assertTracked(),
     trackLock: () => local.trackLock(),
     commitLock: (message) => local.commitLock(message),
@@ -218,6 +221,7 @@ async function openFetched(context: Context, ref: FlakeRef): Promise<Flake> {
     ...(ref.type === 'path'
       ? { manifestPath: join(ref.path, dir, manifestName), lockPath: join(ref.path, dir, 'flake.lock') }
       : {}),
+    lookAhead: () => {},
     assertTracked: async () => {},
     trackLock: async () => {},
     commitLock: async () => undefined,
@@ -253,9 +257,17 @@ export async function manifestReader(file: SourceFile): Promise<FlakeManifest> {
   return await yamlReader(file);
 }
 
-async function yamlReader(file: SourceFile): Promise<Manifest> {
-  const { parseManifest } = await import('../flake/manifest.ts');
-  return parseManifest(file, { flkVersion: version });
+/** What has been read is not read again: who opens a flake wants its manifest, and so does who takes its tree. */
+const manifests = new WeakMap<SourceFile, Promise<Manifest>>();
+
+function yamlReader(file: SourceFile): Promise<Manifest> {
+  const known = manifests.get(file);
+  if (known) return known;
+  const manifest = import('../flake/manifest.ts').then(({ parseManifest }) =>
+    parseManifest(file, { flkVersion: version }),
+  );
+  manifests.set(file, manifest);
+  return manifest;
 }
 
 /** The manifest where packages are wanted of it. Throws FLK_PACKAGE_INVALID for a flake.nix. */

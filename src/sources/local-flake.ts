@@ -15,8 +15,17 @@ import { followLinks } from '../formats/tree-links.ts';
 import { digestOfChanges } from './changes-digest.ts';
 import { lookAt, readRegularFile, unreadable } from './disk.ts';
 import { fetchPath } from './path.ts';
-import { openWorkingTree } from './working-tree.ts';
-import { assertTracked, commitFile, findRepository, isOutside, trackFile, upwards } from './worktree.ts';
+import type { TrackedState } from './tracked-files.ts';
+import { openWorkingTree, type WorkingTreeOptions } from './working-tree.ts';
+import {
+  assertTracked,
+  commitFile,
+  findRepository,
+  isOutside,
+  readTracked,
+  trackFile,
+  upwards,
+} from './worktree.ts';
 
 export interface LocalFlakeOptions {
   readonly reporter: Reporter;
@@ -71,6 +80,8 @@ export interface LocalFlake {
   readonly lockText?: string;
   /** As `nix flake metadata` resolves it: `git+file:///repo?dir=sub`, `path:/folder`. */
   readonly ref: FlakeRef;
+  /** Begins to ask Git what `tree` will want to know: it answers while the manifest is read. */
+  lookAhead(): void;
   /** Throws FLK_MANIFEST_UNTRACKED when Git does not know the manifest. One git process. */
   assertTracked(): Promise<void>;
   /** Makes Git know a flake.lock that was just written, unstaged. Does nothing in a plain folder or without git. */
@@ -110,6 +121,7 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
           ...options.flags,
         };
   const trees = new OnceMap<string, LocalTree>();
+  let tracked: Promise<TrackedState> | undefined;
   return {
     kind: ref.type,
     root,
@@ -121,6 +133,12 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
     lockPath,
     ...(lockText === undefined ? {} : { lockText }),
     ref,
+    lookAhead: () => {
+      if (repository === undefined) return;
+      tracked ??= readTracked(repository, options.signal);
+      // Told to whoever asks for the tree.
+      tracked.catch(() => {});
+    },
     assertTracked: async () => {
       if (repository === undefined) return;
       for (const path of new Set([join(dir, manifestName), relative(root, manifestPath)]))
@@ -133,7 +151,9 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
       repository === undefined ? undefined : await commitFile(root, join(dir, lockName), message),
     tree: (own) => {
       const wanted = ref.type === 'git' ? { ...ref, ...own } : ref;
-      return trees.get(refKey(wanted), () => openTree(wanted, root, join(dir, manifestName), options));
+      return trees.get(refKey(wanted), () =>
+        openTree(wanted, root, { ...options, manifestPath: join(dir, manifestName), tracked }),
+      );
     },
   };
 }
@@ -141,14 +161,13 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
 async function openTree(
   ref: GitRef | PathRef,
   root: string,
-  manifestPath: string,
-  options: LocalFlakeOptions,
+  options: WorkingTreeOptions,
 ): Promise<LocalTree> {
   if (ref.type === 'path') {
     const { locked, tree } = await fetchPath(ref, options);
     return { tree, locked, dirty: false, lastModified: locked.lastModified ?? 0 };
   }
-  const whole = await openWorkingTree(ref, root, { ...options, manifestPath });
+  const whole = await openWorkingTree(ref, root, options);
   return whole.dirty
     ? { ...whole, changes: async () => await digestOfChanges(root, whole.rev, options.signal) }
     : whole;

@@ -20,6 +20,8 @@ export interface WorkingTreeOptions {
   readonly allowDirty?: boolean;
   /** Whether changes are worth a notice; asked only where there are some. Default: they are. */
   readonly warnDirty?: (() => Promise<boolean>) | undefined;
+  /** What Git says of the tree, submodules apart, where that was asked before. */
+  readonly tracked?: Promise<TrackedState> | undefined;
 }
 
 /** What lies there at one moment. */
@@ -49,7 +51,7 @@ export async function openWorkingTree(
 ): Promise<WorkingTree> {
   const state = await (ref.submodules
     ? readWithSubmodules(root, options)
-    : readTracked(root, options.signal));
+    : (options.tracked ?? readTracked(root, options.signal)));
   const { manifestPath } = options;
   if (manifestPath !== undefined && !state.entries.some(({ path }) => path.equals(Buffer.from(manifestPath))))
     await assertTracked(root, manifestPath);

@@ -32,9 +32,16 @@ export function* upwards(folder: string): Generator<string> {
 
 /** What Git tracks in the repository at `root`, and how it compares with HEAD. Throws FLK_GIT_WORKTREE, FLK_GIT_REMOTE. */
 export async function readTracked(root: string, signal?: AbortSignal): Promise<TrackedState> {
-  if (await hasGit()) return await readTrackedByGit(root, signal);
-  const { readTrackedByIsomorphicGit } = await import('./worktree-isomorphic.ts');
-  return await readTrackedByIsomorphicGit(root);
+  try {
+    // Without asking first whether there is git: it nearly always is, and starts at once.
+    const state = await readTrackedByGit(root, signal);
+    gitFound ??= Promise.resolve(true);
+    return state;
+  } catch (error) {
+    if (!(error instanceof FlkError) || error.code !== 'FLK_GIT_MISSING') throw error;
+    const { readTrackedByIsomorphicGit } = await import('./worktree-isomorphic.ts');
+    return await readTrackedByIsomorphicGit(root);
+  }
 }
 
 let gitFound: Promise<boolean> | undefined;
@@ -53,11 +60,13 @@ export function hasGit(): Promise<boolean> {
 
 /** As `readTracked`, by the git program. */
 export async function readTrackedByGit(root: string, signal?: AbortSignal): Promise<TrackedState> {
-  const [status, list] = await Promise.all([
+  const [status, list, head] = await Promise.all([
     git(root, signal, 'status', ...statusArguments),
     git(root, signal, 'ls-files', '-z', '-s', '-t'),
+    // Fails before the first commit.
+    tryGit(root, signal, 'rev-list', '--max-count=1', '--timestamp', 'HEAD', '--'),
   ]);
-  const { oid, head, dirty } = parseStatus(status);
+  const { oid, head: branch, dirty } = parseStatus(status);
   const entries = parseList(list);
   if (dirty && entries.sparse)
     throw new FlkError(
@@ -66,11 +75,18 @@ export async function readTrackedByGit(root: string, signal?: AbortSignal): Prom
       { hint: 'commit the changes, or run git sparse-checkout disable' },
     );
   const rev = oid === '(initial)' ? undefined : (oid as Rev);
-  const lastModified = rev === undefined ? 0 : await committerTime(root, rev, signal);
+  const [time, ofHead] = head.stdout.toString('latin1').trim().split(' ');
+  const lastModified =
+    rev === undefined
+      ? 0
+      : ofHead === rev
+        ? Number.parseInt(time!, 10)
+        : // Somebody has committed meanwhile.
+          await committerTime(root, rev, signal);
   return {
     entries: entries.list,
     ...(rev === undefined ? {} : { rev }),
-    ...(head === '(detached)' ? {} : { ref: `refs/heads/${head}` }),
+    ...(branch === '(detached)' ? {} : { ref: `refs/heads/${branch}` }),
     lastModified,
     dirty,
   };

@@ -358,22 +358,29 @@ class SqliteRecords implements StoreDatabase {
     const owner = this.#owner;
     const fresh = paths.filter((path) => !this.#held.has(path));
     if (fresh.length === 0 || owner === undefined) return;
+    // A sync would only make it outlast the machine, and with the machine its owner is gone.
+    this.#unsynced(() =>
+      transaction(this.#connection, () =>
+        this.#connection
+          .prepare<[string, string]>(
+            'INSERT OR IGNORE INTO holds (owner, path) SELECT ?, value FROM json_each(?)',
+          )
+          .run(owner, JSON.stringify(fresh)),
+      ),
+    );
+    for (const path of fresh) this.#held.add(path);
+  }
+
+  /** Writes what need not be on disk when flk goes on; other processes see it at once all the same. */
+  #unsynced(work: () => void): void {
     this.#guard('write', () => {
-      // Others see a commit at once; a sync would only make it outlast the machine, and with the machine its owner is gone.
       this.#connection.exec('PRAGMA synchronous = NORMAL');
       try {
-        transaction(this.#connection, () =>
-          this.#connection
-            .prepare<[string, string]>(
-              'INSERT OR IGNORE INTO holds (owner, path) SELECT ?, value FROM json_each(?)',
-            )
-            .run(owner, JSON.stringify(fresh)),
-        );
+        work();
       } finally {
         this.#connection.exec('PRAGMA synchronous = FULL');
       }
     });
-    for (const path of fresh) this.#held.add(path);
   }
 
   get #self(): string {
@@ -480,7 +487,8 @@ class SqliteRecords implements StoreDatabase {
 
   setMemo(key: string, value: string): void {
     if (this.#owner === undefined) this.#memos.set(key, value);
-    else this.#guard('write', () => this.#upsertMemo.run(key, value));
+    // What the machine's end may take away is found out again.
+    else this.#unsynced(() => this.#upsertMemo.run(key, value));
   }
 
   close(): void {
