@@ -121,6 +121,8 @@ class Realisation {
   /** Output path → the derivation that makes it. */
   readonly #makers: ReadonlyMap<StorePath, StorePath>;
   #failed = false;
+  /** Builds that are at an end but for the disk. */
+  #registering = 0;
 
   constructor(context: RealiseContext, instantiation: Plan, options: RealiseOptions) {
     this.#context = context;
@@ -155,18 +157,31 @@ class Realisation {
       if (await this.#substitute(drvPath, plan)) return;
       await this.#needInputs(plan);
       await this.#record(drvPath);
-      await this.#job(async () => {
+      await this.#asJob(async (free) => {
         throwIfAborted(this.#context.signal);
         if (this.#failed && !this.#options.keepGoing)
           throw new FlkError('FLK_DEPENDENCY_FAILED', `${plan.name} was not started after a failure`);
         try {
-          await this.#exclusively(plan.derivation, () => this.#make(drvPath, plan));
+          await this.#exclusively(plan.derivation, () => this.#make(drvPath, plan, free));
         } catch (error) {
           this.#failed = true;
           throw error;
         }
       });
     });
+  }
+
+  /** Work that takes one of the places for jobs, until it ends or says that what is left only waits for the disk. */
+  async #asJob(work: (free: () => void) => Promise<void>): Promise<void> {
+    let all: Promise<void> | undefined;
+    await this.#job(
+      () =>
+        new Promise<void>((free) => {
+          all = work(free);
+          all.then(free, free);
+        }),
+    );
+    await all;
   }
 
   /** Takes the outputs that are missing from a cache; whether all are there now. */
@@ -290,7 +305,7 @@ class Realisation {
     }
   }
 
-  async #make(drvPath: StorePath, plan: PlannedDerivation): Promise<void> {
+  async #make(drvPath: StorePath, plan: PlannedDerivation, free: () => void): Promise<void> {
     // While we waited for the lock, another process may have done it.
     if (this.#isValid(plan.derivation)) return;
     if (isBuiltin(plan.derivation)) {
@@ -298,7 +313,12 @@ class Realisation {
         throw asFlkError(error).within(plan.name);
       });
     } else {
-      await this.#build(drvPath, plan, (taken) => this.#context.store.register(taken));
+      await this.#build(drvPath, plan, (taken) => {
+        // The next build may begin, so that what a disk takes for each sync is shared by all that wait for it.
+        if (this.#registering < this.#options.jobs) free();
+        this.#registering++;
+        return this.#context.store.register(taken).finally(() => this.#registering--);
+      });
     }
     this.built.push(drvPath);
   }

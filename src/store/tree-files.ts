@@ -40,6 +40,8 @@ const folderMode = 0o555;
 
 /** Larger reads gain nothing; smaller ones halve the speed. */
 const readSize = 1024 * 1024;
+/** For trees of small files: a large buffer for each of many small trees keeps the garbage collector at work. */
+const smallReadSize = 16 * 1024;
 /** Files from here on are read ahead while their last part is hashed; below, a turn of the event loop costs more. */
 const readAheadFrom = 4 * 1024 * 1024;
 /** Milliseconds of work before the rest of the program (progress, signals, sockets) gets a turn. */
@@ -82,8 +84,8 @@ class DiskWalk {
   readonly #sink: TreeSink;
   readonly #options: WalkOptions;
   readonly #signal: AbortSignal | undefined;
-  /** Allocated when the first file comes. */
-  #buffer: Buffer | undefined;
+  /** As large as the largest file so far needs. */
+  #buffer = Buffer.alloc(0);
   #bytes = 0;
   #turnEnds = performance.now() + turn;
   /** Length of what all paths of the walk begin with. */
@@ -172,14 +174,16 @@ class DiskWalk {
 
   /** Sends at most `size` bytes; returns how many there were, one more when there were more. */
   #read(path: BytePath, fd: number, size: number): number {
-    this.#buffer ??= Buffer.allocUnsafeSlow(readSize);
+    const wantedSize = size < smallReadSize ? smallReadSize : readSize;
+    if (this.#buffer.length < wantedSize) this.#buffer = Buffer.allocUnsafeSlow(wantedSize);
+    const buffer = this.#buffer;
     let done = 0;
     for (;;) {
       // One byte more than expected is asked for, so that a file that grew shows without another call.
-      const wanted = Math.min(readSize, size + 1 - done);
-      const count = reading(path, () => readSync(fd, this.#buffer!, 0, wanted, null));
+      const wanted = Math.min(buffer.length, size + 1 - done);
+      const count = reading(path, () => readSync(fd, buffer, 0, wanted, null));
       if (done + count > size) return done + count;
-      if (count > 0) this.#sink.data(this.#buffer.subarray(0, count));
+      if (count > 0) this.#sink.data(buffer.subarray(0, count));
       done += count;
       this.#bytes += count;
       if (count < wanted) return done;

@@ -173,15 +173,20 @@ const tooLong = (cause: unknown): FlkError =>
  * them may be a folder of the host: /dev/null takes their places, from `first` up.
  */
 function covers(nothing: number, first: number): (number | 'ignore')[] {
+  // What Node opens later ends with the exec: one look is enough.
+  inherited ??= readdirSync('/proc/self/fdinfo')
+    .map(Number)
+    .filter((fd) => fd > 2 && fd <= maxDescriptor && !isClosedOnExec(fd));
   const places: (number | 'ignore')[] = [];
-  for (const entry of readdirSync('/proc/self/fdinfo')) {
-    const fd = Number(entry);
-    if (fd < first || fd > maxDescriptor || isClosedOnExec(fd)) continue;
+  for (const fd of inherited) {
+    if (fd < first) continue;
     while (places.length < fd - first) places.push('ignore');
     places[fd - first] = nothing;
   }
   return places;
 }
+
+let inherited: readonly number[] | undefined;
 
 /** A number so high needs a raised limit; nobody hands such a descriptor on by accident. */
 const maxDescriptor = 65_536;

@@ -14,7 +14,7 @@ import {
 } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { beforeEach, describe, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it, vi } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import { type Event, silent } from '../../../src/base/events.ts';
 import { readLog } from '../../../src/build/build-log.ts';
@@ -262,6 +262,31 @@ describe('realise', () => {
     const engine = new FakeEngine(Object.fromEntries(names.map((name) => [name, slow])));
     await run(engine, graph.top('top'), { jobs: 3 });
     expect(engine.most).toBe(3);
+  });
+
+  it('begins the next build while the disk takes an earlier one, and no more than one ahead for each job', async () => {
+    const graph = new Graph()
+      .add('a')
+      .add('b')
+      .add('c')
+      .add('top', { needs: ['a', 'b', 'c'] });
+    const engine = new FakeEngine();
+    const register = store.register.bind(store);
+    const begun: number[] = [];
+    vi.spyOn(store, 'register').mockImplementation(async (entries, options) => {
+      if (entries[0]?.info.deriver === graph.drv('a')) {
+        while (engine.requests.length < 2) await sleep(1);
+        await sleep(20);
+        begun.push(engine.requests.length);
+      }
+      // It keeps its place meanwhile.
+      if (entries[0]?.info.deriver === graph.drv('b')) await sleep(60);
+      return register(entries, options);
+    });
+    await run(engine, graph.top('top'), { jobs: 1 });
+    expect(begun).toEqual([2]);
+    expect(engine.most).toBe(1);
+    expect(store.query(graph.out('top'))).toBeDefined();
   });
 
   it('builds several packages together, as many at a time as it may', async () => {
