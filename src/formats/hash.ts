@@ -1,5 +1,5 @@
 /** SHA-256 digests and the three ways Nix prints them: SRI, nixbase32 and base16. */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { FlkError } from '../base/errors.ts';
 
 /** `sha256-` and padded base64: how locks and manifests print a hash. */
@@ -11,7 +11,8 @@ const base32Values = new Map([...base32Alphabet].map((character, value) => [char
 
 /** The SHA-256 of some bytes, or of text as UTF-8; 32 bytes. */
 export function sha256(data: string | Uint8Array): Buffer {
-  return createHash('sha256').update(data).digest();
+  // At two thirds of what a Hash object takes: a graph of packages needs tens of thousands.
+  return hash('sha256', data, 'buffer');
 }
 
 /**

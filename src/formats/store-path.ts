@@ -102,7 +102,7 @@ function makeStorePath(type: string, inner: Uint8Array, name: string): StorePath
     );
   const digest = sha256(`${type}:sha256:${toBase16(inner)}:${storeDir}:${name}`);
   const folded = Buffer.alloc(20);
-  for (const [i, byte] of digest.entries()) folded[i % 20]! ^= byte;
+  for (let i = 0; i < digest.length; i++) folded[i % 20]! ^= digest[i]!;
   return `${storeDir}/${toNixBase32(folded)}-${name}` as StorePath;
 }
 

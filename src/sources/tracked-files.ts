@@ -5,7 +5,7 @@ import type { Rev } from '../flake/flake-ref.ts';
 import type { SourceTree } from '../flake/source.ts';
 import { hashTree, isNodeName, maxDepth, type TreeSink } from '../formats/nar.ts';
 import type { NodeKind, NodePath } from '../formats/tree-sinks.ts';
-import { walkPath } from '../store/tree-files.ts';
+import { bytePath, onDisk, walkPath } from '../store/tree-files.ts';
 import { lookAt, readBelow } from './disk.ts';
 
 /** What Git says of a working tree; which program says it does not matter. */
@@ -96,11 +96,12 @@ function addEntry(root: string, tracked: Folder, { path, submodule }: TrackedEnt
  */
 function presentNodes(root: string, tracked: Folder): Map<NodePath, 'folder' | 'file'> {
   const present = new Map<NodePath, 'folder' | 'file'>();
+  const base = bytePath(root);
   const visit = (folder: Folder, prefix: NodePath): boolean => {
     let any = false;
     for (const [name, entry] of folder) {
       const path = prefix + name;
-      const info = lookAt(Buffer.concat([Buffer.from(`${root}/`), Buffer.from(path, 'latin1')]));
+      const info = lookAt(onDisk(`${base}/${path}`));
       let kind: 'folder' | 'file' | undefined;
       if (entry === 'file') kind = info?.isFile() || info?.isSymbolicLink() ? 'file' : undefined;
       else if (info?.isDirectory() && (entry === 'submodule' || visit(entry, `${path}/`))) kind = 'folder';
