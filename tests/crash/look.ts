@@ -13,7 +13,7 @@ import { readManifest } from '../../src/store/profile.ts';
 import type { Store } from '../../src/store/store.ts';
 import { profileOf, rootedPaths } from './actions.ts';
 
-export type Count = (what: string, times?: number) => void;
+type Count = (what: string, times?: number) => void;
 
 /** What is told of, and where it is told. */
 export interface Findings {
