@@ -56,6 +56,31 @@ describe('the flake at hand', () => {
     expect(printFlakeRef(flake.ref)).toBe(`git+file://${root}`);
   });
 
+  test('that Git was asked about beforehand has the same tree', async () => {
+    const root = repository();
+    writeFileSync(join(root, 'flake.yaml'), 'description: changed\n');
+    const flake = await open(root);
+    flake.lookAhead();
+    const { tree, rev, lastModified, dirty } = await flake.tree();
+    const later = await (await open(root)).tree();
+    expect({ narHash: tree.narHash, rev, lastModified, dirty }).toEqual({
+      narHash: later.tree.narHash,
+      rev: git(root, 'rev-parse', 'HEAD'),
+      lastModified: Number(git(root, 'log', '-1', '--format=%ct')),
+      dirty: true,
+    });
+  });
+
+  test('whose repository is broken says so when the tree is asked for, not before', async () => {
+    const root = repository();
+    writeFileSync(join(root, '.git/HEAD'), 'nothing\n');
+    const flake = await open(root);
+    flake.lookAhead();
+    // Asks git too, and so takes as long.
+    expect((await errorOf(flake.assertTracked())).code).toBe('FLK_GIT_WORKTREE');
+    expect((await errorOf(flake.tree())).code).toBe('FLK_GIT_WORKTREE');
+  });
+
   test('is found upwards from a folder within it, the nearest first', async () => {
     const root = repository();
     expect(await open(join(root, 'parts'))).toMatchObject({ folder: root, dir: '' });
