@@ -496,8 +496,9 @@ function clean(text: string): string {
 
 /** Replaces user info in URLs by what `mask` gives for it: `***`, or as many characters where places in the text must stay. */
 export function redactUrls(text: string, mask: (user: string) => string = () => '***'): string {
-  // Without a look at the scheme: of a long text without one, that would take the square of its length.
-  return text.replace(/:\/\/([^/?#\s@]*)@/g, (whole, user: string) =>
+  // Without a look at the scheme: of a long text without one, that would take the square of its length. Up to the last @: a password
+  // may hold one.
+  return text.replace(/:\/\/([^/?#\s]*)@/g, (whole, user: string) =>
     user === 'git' ? whole : `://${mask(user)}@`,
   );
 }

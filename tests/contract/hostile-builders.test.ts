@@ -86,9 +86,12 @@ for (const { sandbox, usable } of sandboxVariants) {
       it('writes files without end, each of them small', async () => {
         const script =
           'i=0; while [ $i -lt 40 ]; do head -c 1000000 /dev/zero > f$i; i=$((i+1)); done; sleep 50';
-        for (const folder of ['/build', '/tmp', '/nix/store'])
+        // Also in a folder whose name is not UTF-8.
+        for (const folder of ['/build', '/tmp', '/nix/store', '/build/$(printf "\\377")'])
           expect(
-            await failure(`cd ${folder}; ${script}`, { limits: { maxDiskBytes: 20_000_000 } }),
+            await failure(`mkdir -p ${folder}; cd ${folder}; ${script}`, {
+              limits: { maxDiskBytes: 20_000_000 },
+            }),
           ).toMatchObject({
             code: 'FLK_BUILD_OUTPUT_LIMIT',
           });

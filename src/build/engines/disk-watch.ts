@@ -3,6 +3,7 @@ import type { Dirent } from 'node:fs';
 import { lstat, readdir, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FlkError } from '../../base/errors.ts';
+import { bytePath, onDisk } from '../../store/tree-files.ts';
 
 export interface DiskLimits {
   /** Bytes that all folders together may take on disk. */
@@ -72,16 +73,18 @@ async function diskUsage(
   enough: number,
   stopped: () => boolean,
 ): Promise<number> {
-  const left = [...folders];
+  // Byte paths: a builder hides nothing behind names that are not UTF-8.
+  const left = folders.map(bytePath);
   // A file with several names takes its place once.
   const seen = new Set<number>();
   let sum = 0;
   for (let folder = left.pop(); folder !== undefined && sum <= enough; folder = left.pop()) {
-    const entries: Dirent[] = await readdir(folder, { withFileTypes: true }).catch(() => []);
+    const options = { withFileTypes: true, encoding: 'latin1' } as const;
+    const entries: Dirent[] = await readdir(onDisk(folder), options).catch(() => []);
     for (const entry of entries) {
       if (stopped()) return 0;
       const path = join(folder, entry.name);
-      const info = await lstat(path).catch(() => undefined);
+      const info = await lstat(onDisk(path)).catch(() => undefined);
       if (!info || seen.has(info.ino)) continue;
       if (info.nlink > 1 && !info.isDirectory()) seen.add(info.ino);
       sum += info.blocks * 512;

@@ -1,5 +1,5 @@
 /** `flk profile …`: packages that stay installed, in generations that one can go back to. As `nix profile` has it. */
-import { FlkError } from '../../base/errors.ts';
+import { FlkError, redactUrls } from '../../base/errors.ts';
 import { parseStorePath, storeDir } from '../../formats/store-path.ts';
 import { cleanLine, formatBytes } from '../../report/text.ts';
 import { type ClosureDiff, diffClosures } from '../../store/closure-diff.ts';
@@ -224,8 +224,17 @@ async function runList(context: Context): Promise<number> {
   const store = await context.store();
   const { current } = readGenerations(profilePlace(context, store));
   const manifest: ProfileManifest = current ? await readManifest(store, current.path) : new Map();
-  context.answer(manifestJson(manifest), () => [...manifest].map(listing).join('\n\n'));
+  // What Nix has installed may hold passwords in its URLs.
+  const shown = new Map([...manifest].map(([name, element]) => [name, withoutSecrets(element)]));
+  context.answer(manifestJson(shown), () => [...shown].map(listing).join('\n\n'));
   return 0;
+}
+
+function withoutSecrets(element: ProfileElement): ProfileElement {
+  const { source } = element;
+  if (source === undefined) return element;
+  const { originalUrl, url } = source;
+  return { ...element, source: { ...source, originalUrl: redactUrls(originalUrl), url: redactUrls(url) } };
 }
 
 /** As nix profile list prints it. */

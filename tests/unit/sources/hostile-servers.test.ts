@@ -130,6 +130,9 @@ describe('a server is left that', () => {
 });
 
 test('secrets are looked for in long texts without a scheme as fast as they were written', () => {
+  expect(redactUrls('https://user:p@ss@host/ git+https://a@b/c@d')).toBe(
+    'https://***@host/ git+https://***@b/c@d',
+  );
   expect(redactUrls(`${'a.'.repeat(1_000_000)} https://user:secret@host/`)).toMatch(
     /a\. https:\/\/\*\*\*@host\/$/,
   );
