@@ -54,6 +54,7 @@ export async function runCommandLine(
   signal: AbortSignal,
 ): Promise<number> {
   let report: Renderer | undefined;
+  let logsShown = false;
   try {
     const asked = parseCommandLine(argv, world.env);
     if (asked.kind === 'help') {
@@ -65,6 +66,7 @@ export async function runCommandLine(
       return 0;
     }
     report = makeReport(world, asked.flags);
+    logsShown = asked.flags['print-build-logs'];
     const context = new Context(world, asked, report, signal);
     const run = await loaders[asked.command]();
     try {
@@ -75,7 +77,7 @@ export async function runCommandLine(
       await context.dispose();
     }
   } catch (thrown) {
-    return fail(thrown, argv, world, signal, report);
+    return fail(thrown, argv, world, signal, report, logsShown);
   } finally {
     report?.close();
   }
@@ -91,6 +93,7 @@ function fail(
   world: World,
   signal: AbortSignal,
   report: Renderer | undefined,
+  logsShown: boolean,
 ): number {
   // What breaks while everything is being torn down is not the reason.
   const error = signal.aborted ? new FlkError('FLK_INTERRUPTED', 'interrupted') : asFlkError(thrown);
@@ -98,7 +101,9 @@ function fail(
   const ends = argv.indexOf('--');
   if (argv.slice(0, ends === -1 ? argv.length : ends).includes('--json'))
     world.stdout.write(`${JSON.stringify(errorJson(error), null, 2)}\n`);
-  const lines = [renderError(error, paletteFor(world.stderr, world.env))];
+  // With -L what a builder printed stands above.
+  const without = logsShown ? ['last lines'] : [];
+  const lines = [renderError(error, paletteFor(world.stderr, world.env), without)];
   if (error.code === 'FLK_INTERNAL' && error.cause instanceof Error && error.cause.stack !== undefined)
     lines.push(error.cause.stack);
   if (world.env.GITHUB_ACTIONS === 'true') lines.push(...githubAnnotations(error));

@@ -56,10 +56,11 @@ function endOnLine({ file: { text }, range }: Diagnostic): number {
   return Math.max(range.start, Math.min(range.end, lineEnd === -1 ? text.length : lineEnd));
 }
 
-/** Many lines, none ending in a newline. */
-export function renderError(error: FlkError, palette: Palette): string {
+/** Many lines, none ending in a newline. `without`: names of facts that are on the screen already. */
+export function renderError(error: FlkError, palette: Palette, without: readonly string[] = []): string {
   const lines = [`${palette.bad(`error[${error.code}]`)} ${palette.strong(cleanText(error.message))}`];
-  lines.push(...renderFacts(error.facts, palette));
+  const facts = Object.entries(error.facts).filter(([name]) => !without.includes(name));
+  lines.push(...renderFacts(Object.fromEntries(facts), palette));
   if (error.trail.length > 0)
     lines.push(`  ${palette.faint('trail')}  ${error.trail.map(cleanLine).join(palette.faint(' → '))}`);
   for (const diagnostic of error.diagnostics) lines.push('', ...renderDiagnostic(diagnostic, palette));

@@ -24,7 +24,7 @@ export interface GarbageOptions extends Keeping {
   readonly readLock: ReadLock;
   readonly reporter: Reporter;
   readonly signal?: AbortSignal;
-  /** Stop once so many bytes are free. */
+  /** Stop once so many bytes have been freed. */
   readonly maxFree?: number;
   /** Remove nothing and tell what would be; the bytes are then those of NARs. */
   readonly dryRun?: boolean;
@@ -75,10 +75,17 @@ export async function collectGarbage(store: Store, options: GarbageOptions): Pro
 }
 
 async function foresee(store: Store, options: GarbageOptions): Promise<Garbage> {
+  const { maxFree = Number.POSITIVE_INFINITY } = options;
   const { dead, alive, roots, stale } = await findDead(store, options);
-  const removed = referrersFirst(dead).map(({ path, narSize }) => ({ path, bytes: narSize }));
-  const bytes = removed.reduce((sum, { bytes }) => sum + bytes, 0);
-  return { removed, orphans: [], staleRoots: stale, logs: 0, bytes, alive, left: 0, roots };
+  const removed: Removed[] = [];
+  let bytes = 0;
+  for (const { path, narSize } of referrersFirst(dead)) {
+    if (bytes >= maxFree) break;
+    removed.push({ path, bytes: narSize });
+    bytes += narSize;
+  }
+  const left = dead.length - removed.length;
+  return { removed, orphans: [], staleRoots: stale, logs: 0, bytes, alive, left, roots };
 }
 
 async function sweep(store: Store, collection: Collection, options: GarbageOptions): Promise<Garbage> {

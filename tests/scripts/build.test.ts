@@ -36,6 +36,7 @@ describe('flk build', () => {
     const rebuilt = await world.flk(['build', '--rebuild']);
     expect(rebuilt.status, rebuilt.stderr).toBe(0);
     expect(rebuilt.stderr).toMatch(/^built hi \(/m);
+    expect(rebuilt.stderr).toMatch(/^built again: the same bytes$/m);
   });
 
   it('answers as nix build --json does, prints paths, names links as Nix does', async () => {
@@ -65,7 +66,12 @@ describe('flk build', () => {
     const pushed = await maker.flk(['cache', 'push', '--allow-host', cache, made[0].outputs.out]);
     expect(pushed.status, pushed.stderr).toBe(0);
     const world = flakeWorld(text);
-    const dry = ['build', '--dry-run', '#a', '#b', '--substituters', `${cache}?trusted=true`];
+    const from = ['--substituters', `${cache}?trusted=true`];
+    const taken = await world.flk(['build', '#a', '--no-link', '--store', join(world.folder, 's'), ...from]);
+    expect(taken.status, taken.stderr).toBe(0);
+    // Nothing of it saw this machine's tools: it was fetched.
+    expect(taken.stderr).not.toContain('impure');
+    const dry = ['build', '--dry-run', '#a', '#b', ...from];
     const { status, stdout, stderr } = await world.flk(dry);
     expect(status, stderr).toBe(0);
     expect(stdout).toMatch(
@@ -92,6 +98,17 @@ describe('flk build', () => {
     const after = JSON.parse((await world.flk([...dry, '--json'])).stdout);
     expect(after).toMatchObject({ build: [], fetch: [], sources: [] });
     expect(after.present).toHaveLength(2);
+  });
+
+  it('shows the lines of a builder that fails once, with -L and without', async () => {
+    const world = flakeWorld(
+      packages('default: { toolchain: host, installPhase: "echo so it goes; false" }'),
+    );
+    for (const args of [['build'], ['build', '-L']]) {
+      const { status, stderr } = await world.flk(args);
+      expect(status).toBe(1);
+      expect(stderr.match(/so it goes/g)).toHaveLength(1);
+    }
   });
 
   it('builds on this machine only, and counts only what is built again', async () => {

@@ -41,6 +41,8 @@ describe('flk derivation show', () => {
     const wanted = await flk(['derivation', 'show', '.#app']);
     expect((await flk(['derivation', 'show', drvPath])).stdout).toBe(wanted.stdout);
     expect((await flk(['derivation', 'show', outputs.out])).stdout).toBe(wanted.stdout);
+    await flk(['build', '.#app']);
+    expect((await flk(['derivation', 'show', './result'])).stdout).toBe(wanted.stdout);
     expect((await flk(['derivation', 'show', '--recursive', drvPath])).stdout).toBe(
       (await flk(['derivation', 'show', '--recursive', '.#app'])).stdout,
     );

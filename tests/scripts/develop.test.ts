@@ -142,6 +142,10 @@ describe.skipIf(!canMount)(title, () => {
     const again = await flk(['develop', '#hello', '--phase', 'unpackPhase']);
     expect(again.status).toBe(1);
     expect(again.stderr).toContain('there is a ./source already');
+    const byCommand = await flk(['develop', '#hello', '-c', 'unpackPhase']);
+    expect([byCommand.status, byCommand.stderr]).toEqual([1, expect.stringContaining('./source already')]);
+    const unknown = await flk(['develop', '#hello', '-c', 'nosuch']);
+    expect([unknown.status, unknown.stderr]).toEqual([127, expect.stringMatching(/no program nosuch$/m)]);
     const unconfigured = await flk(['develop', '#hello', '--build'], { cwd: join(folder, 'source') });
     expect(unconfigured.status).not.toBe(0);
   });

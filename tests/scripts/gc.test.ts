@@ -93,10 +93,14 @@ describe('flk gc', () => {
     expect((await world.flk(['profile', 'history'])).stdout).toMatch(/^generation 4/);
   });
 
-  it('stops when enough is free', async () => {
+  it('stops when enough was freed, in a dry run too', async () => {
     const world = flakeWorld(manifest);
     await built(world, '.#loose');
     await built(world, '.');
+    const dry = await world.flk(['gc', '--max-free', '1K', '--dry-run', '--json']);
+    const foreseen = JSON.parse(dry.stdout) as { removed: unknown[]; left: number };
+    expect(foreseen.removed.length).toBeGreaterThan(0);
+    expect(foreseen.left).toBeGreaterThan(0);
     const { removed, left, bytes } = JSON.parse(
       (await world.flk(['gc', '--max-free', '1K', '--json'])).stdout,
     ) as { removed: unknown[]; left: number; bytes: number };

@@ -19,6 +19,11 @@ export async function runBuild(context: Context): Promise<number> {
   }
   const built = await buildTargets(context, targets);
   if (!context.flags['no-link']) await linkResults(context, built);
+  const { rebuild, times = 1, quiet } = context.flags;
+  if (rebuild && !quiet)
+    context.report.say(
+      times === 1 ? 'built again: the same bytes' : `built again ${times} times: the same bytes`,
+    );
   const paths = built.flatMap(({ outputs }) => [...outputs.values()]);
   context.answer(
     built.map(({ drvPath, outputs }) => ({

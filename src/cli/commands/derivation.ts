@@ -18,7 +18,7 @@ export async function runDerivation(context: Context): Promise<number> {
   const found = new Map<StorePath, Derivation>();
   const flakes = new Map<string, { readonly opened: OpenedFlake; readonly instantiator: Instantiator }>();
   for (const argument of args.length === 0 ? ['.'] : args) {
-    if (argument.startsWith('/') && !argument.includes('#') && (await isInStore(context, argument))) {
+    if (/^[./]/.test(argument) && !argument.includes('#') && (await isInStore(context, argument))) {
       addFromStore(await context.store(), argument, context, found);
       continue;
     }

@@ -110,7 +110,7 @@ function derivationOf({ derivations, top }: InstantiatedPackage): PlannedDerivat
 
 /** Makes everything valid that a derivation is built with; gives those paths. */
 async function realiseInputs(context: Context, planned: InstantiatedPackage): Promise<StorePath[]> {
-  const { derivation, name } = derivationOf(planned);
+  const { derivation } = derivationOf(planned);
   const store = await context.store();
   const sources = derivation.inputSrcs;
   store.hold(sources);
@@ -118,7 +118,6 @@ async function realiseInputs(context: Context, planned: InstantiatedPackage): Pr
     ...planned,
     top: drvPath,
     outputs,
-    hostToolchain: planned.hostToolchain.filter((other) => other !== name),
   }));
   const made = Promise.all(
     sources.map(async (path) => {
@@ -212,7 +211,7 @@ async function startOf(
   };
   switch (wish.kind) {
     case 'command':
-      return await run(`${script}exec "$@"\n`, wish.command);
+      return await run(`${script}${commandScript}`, wish.command);
     case 'phase':
       return await run(`${script}set -e\n${wish.phase}\n`);
     case 'shell':
@@ -249,6 +248,18 @@ async function startOf(
       return await run(`${script}exec "$@"\n`, [shell]);
   }
 }
+
+/** Runs its arguments: a program, or one of the functions that a package's shell has. */
+const commandScript = `case "$1" in
+  unpackPhase | configurePhase | buildPhase | checkPhase | installPhase | buildAll)
+    if command -v "$1" >/dev/null; then "$@"; exit; fi ;;
+esac
+if ! command -v -- "$1" >/dev/null; then
+  printf 'flk develop: there is no program %s\\n' "$1" >&2
+  exit 127
+fi
+exec "$@"
+`;
 
 /** Text that gives a variable back what it was, after it has led a shell to its start-up file. */
 function restored(name: 'BASH_ENV' | 'ENV' | 'ZDOTDIR', env: NodeJS.ProcessEnv): string {

@@ -90,16 +90,17 @@ function summary(generations: readonly string[], garbage: Garbage): string {
   ];
   return [
     `freed ${formatBytes(bytes)}: ${[count(removed.length, 'path'), ...also].join(', ')}`,
-    ...(left > 0 ? [`${count(left, 'unused path')} left: in use by a running flk, or enough is free`] : []),
+    ...(left > 0 ? [`${count(left, 'unused path')} left: in use by a running flk, or enough was freed`] : []),
     `${count(alive, 'path')} in use, by ${count(roots.length, 'root')}; flk why-alive PATH tells why one is`,
   ].join('\n');
 }
 
-function forecast(generations: readonly string[], { removed, staleRoots, bytes }: Garbage): string {
+function forecast(generations: readonly string[], { removed, staleRoots, bytes, left }: Garbage): string {
   return [
     ...generations,
     ...staleRoots,
     ...removed.map(({ path }) => path),
     `would free about ${formatBytes(bytes)}: ${count(removed.length, 'path')}`,
+    ...(left > 0 ? [`would leave ${count(left, 'unused path')}`] : []),
   ].join('\n');
 }

@@ -118,6 +118,6 @@ function addressOf(place: CacheAddress['place'], options: URLSearchParams, text:
 
 function unusable(text: string, what: string, wanted: string): FlkError {
   return new FlkError('FLK_USAGE', `${what}: ${text.slice(0, 300).replace(/\?.*$/s, '')}`, {
-    facts: { wanted },
+    hint: wanted,
   });
 }

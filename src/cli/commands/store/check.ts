@@ -163,7 +163,11 @@ export async function runOptimise(context: Context, args: readonly string[]): Pr
     ({ progress }) =>
       store.optimise(paths, { signal, progress: (done, total) => progress(done, total, 'objects') }),
   );
-  context.answer(saved, () => `${saved.files} files were equal to others: ${formatBytes(saved.bytes)} free`);
+  context.answer(
+    saved,
+    () =>
+      `${saved.files === 1 ? '1 file was' : `${saved.files} files were`} equal to others: ${formatBytes(saved.bytes)} free`,
+  );
   return 0;
 }
 
