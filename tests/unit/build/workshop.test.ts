@@ -56,7 +56,7 @@ describe('what a build leaves behind', () => {
     expect(existsSync(paths[0]!)).toBe(true);
     await workshop.close();
     expect(paths.filter((path) => existsSync(path))).toEqual([]);
-  });
+  }, 60_000);
 
   it('hinders nobody where it cannot be removed', async () => {
     const path = join(folder, 'stubborn');
