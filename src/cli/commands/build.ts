@@ -18,12 +18,12 @@ export async function runBuild(context: Context): Promise<number> {
     return 0;
   }
   const built = await buildTargets(context, targets);
-  if (!context.flags['no-link']) await linkResults(context, built);
   const { rebuild, times = 1, quiet } = context.flags;
   if (rebuild && !quiet)
     context.report.say(
       times === 1 ? 'built again: the same bytes' : `built again ${times} times: the same bytes`,
     );
+  if (!context.flags['no-link']) await linkResults(context, built);
   const paths = built.flatMap(({ outputs }) => [...outputs.values()]);
   context.answer(
     built.map(({ drvPath, outputs }) => ({
