@@ -1,20 +1,22 @@
 /**
  * Taking paths from a binary cache: `flk cache pull` beside `nix copy --from`, whole processes, each into a store that is new.
  *
- * 1. One path of 20,000 files and 300 MB.
- * 2. A path that refers to 1,000 small ones.
+ * 1. One path of 10,000 files and 100 MB.
+ * 2. A path that refers to 500 small ones.
  *
- * From the same folder, as file:// and over HTTP on loopback, packed with xz and not at all.
+ * From the same folder, as file:// and over HTTP on loopback, packed with xz, with zstd where Node can, and not at all. Time, and
+ * processor time of all threads: a machine with other work stretches the first more than the second.
  *
- *     node bench/nar-copy.mjs [ROUNDS]      default 3
+ *     node bench/nar-copy.mjs [ROUNDS] [FILES] [PATHS]      default 3 10000 500; files have 10 kB
  */
 import { spawnSync } from 'node:child_process';
 import { createReadStream, mkdirSync, mkdtempSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { join } from 'node:path';
-import { bundle, measure, median, nixRunner, repository, scratchFolder, table } from './support.mjs';
+import * as zlib from 'node:zlib';
+import { bundle, measure, median, nixRunner, repository, scratchFolder } from './support.mjs';
 
-const rounds = Number(process.argv[2] ?? 3);
+const [rounds = 3, fileCount = 10_000, pathCount = 500] = process.argv.slice(2).map(Number);
 const scratch = scratchFolder();
 const nix = nixRunner();
 if (!nix) console.log('no Nix to compare with: tests/engines/install gives one');
@@ -39,10 +41,10 @@ function textOf(size, seed) {
 }
 
 const large = join(scratch, 'large');
-for (let i = 0; i < 20_000; i++) {
+for (let i = 0; i < fileCount; i++) {
   const folder = join(large, `part-${i % 100}`, `sub-${i % 7}`);
   if (i < 700) mkdirSync(folder, { recursive: true });
-  writeFileSync(join(folder, `file-${i}.ts`), textOf(15_000, i));
+  writeFileSync(join(folder, `file-${i}.ts`), textOf(10_000, i));
 }
 symlinkSync(join(repository, 'node_modules'), join(scratch, 'node_modules'));
 const fill = await bundle(
@@ -51,7 +53,7 @@ const fill = await bundle(
    const [root, large] = process.argv.slice(2);
    const store = await openStore(root);
    const { path } = await store.addTree('large', walkPath(large));
-   const small = await Promise.all(Array.from({ length: 1000 }, (_, i) =>
+   const small = await Promise.all(Array.from({ length: ${pathCount} }, (_, i) =>
      store.addText('small-' + i, ('line ' + i + '\\n').repeat(200), [])));
    const paths = small.map(({ path }) => path);
    const top = await store.addText('top', paths.join('\\n'), paths);
@@ -79,7 +81,19 @@ async function serve(folder) {
   return { url: `http://127.0.0.1:${server.address().port}`, close: () => server.close() };
 }
 
-for (const compression of ['xz', 'none']) {
+/** Bash knows what a process and all its children took; what they print goes nowhere. */
+const timed = 'TIMEFORMAT="%U %S"; { time "$@" >/dev/null 2>/dev/null; } 2>&1';
+
+async function pulled(program, words, home) {
+  const { ms, peak, output } = await measure('bash', ['-c', timed, 'bash', program, ...words], {
+    env: environment(home),
+  });
+  const [user, system] = output.split(' ').map(Number);
+  return { ms, peak, cpu: (user + system) * 1000 };
+}
+
+const packings = ['none', 'xz', ...('createZstdCompress' in zlib ? ['zstd'] : [])];
+for (const compression of packings) {
   const cache = join(scratch, `cache-${compression}`);
   const args = [
     flk,
@@ -97,39 +111,41 @@ for (const compression of ['xz', 'none']) {
   if (pushed.status !== 0) throw new Error(pushed.stderr);
   const server = await serve(cache);
   for (const [what, path] of [
-    ['20,000 files, 300 MB', largePath],
-    ['1,000 small paths', topPath],
+    [`${fileCount} files, ${(fileCount / 100).toFixed(0)} MB`, largePath],
+    [`${pathCount} small paths`, topPath],
   ])
     for (const url of [`file://${cache}`, server.url]) {
+      console.log(`\n${what}, ${compression}, ${url.split(':')[0]}`);
       const contenders = {
-        flk: (home) => [process.execPath, [flk, 'cache', 'pull', '--store', join(home, 'store'), url, path]],
         ...(nix && {
           'nix 2.34': (home) => [
             nix,
             ['copy', '--no-check-sigs', '--from', url, '--to', join(home, 'store'), path],
           ],
         }),
+        flk: (home) => [process.execPath, [flk, 'cache', 'pull', '--store', join(home, 'store'), url, path]],
       };
       const runs = Object.fromEntries(Object.keys(contenders).map((name) => [name, []]));
       for (let round = 0; round < rounds; round++)
         for (const [name, contender] of Object.entries(contenders)) {
           const home = mkdtempSync(join(scratch, 'home-'));
-          const [program, words] = contender(home);
-          runs[name].push(
-            await measure(program, words, { env: environment(home), stdio: ['ignore', 'pipe', 'ignore'] }),
-          );
+          runs[name].push(await pulled(...contender(home), home));
           // What lies in a store is read-only.
           spawnSync('sh', ['-c', 'chmod -R u+w "$1"; rm -rf "$1"', 'sh', home]);
         }
-      const summary = Object.entries(runs).map(([name, list]) => [
-        name,
-        { ms: median(list.map(({ ms }) => ms)), peak: Math.max(...list.map(({ peak }) => peak)) },
-      ]);
-      table(
-        `${what}, ${compression}, ${url.split(':')[0]}`,
-        Object.fromEntries(summary),
-        nix ? 'nix 2.34' : 'flk',
-      );
+      let base;
+      for (const [name, list] of Object.entries(runs)) {
+        const ms = median(list.map((run) => run.ms));
+        const cpu = median(list.map((run) => run.cpu));
+        const peak = Math.max(...list.map((run) => run.peak));
+        const ratio = base
+          ? `   ${(ms / base.ms).toFixed(2)} x time, ${(cpu / base.cpu).toFixed(2)} x cpu`
+          : '';
+        base ??= { ms, cpu };
+        console.log(
+          `  ${name.padEnd(10)} ${ms.toFixed(0).padStart(6)} ms ${cpu.toFixed(0).padStart(6)} ms cpu ${peak.toFixed(0).padStart(5)} MB${ratio}`,
+        );
+      }
     }
   server.close();
 }

@@ -1,6 +1,5 @@
 /** Taking paths from binary caches instead of making them. */
 import { createHash } from 'node:crypto';
-import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { limiter, OnceMap, throwIfAborted } from '../base/concurrency.ts';
 import { asFlkError, type ErrorCode, FlkError } from '../base/errors.ts';
@@ -16,6 +15,7 @@ import { tee } from '../formats/tree-sinks.ts';
 import type { CacheAnswers } from './caches/answers.ts';
 import type { BinaryCache } from './caches/cache.ts';
 import type { PathInfo } from './path-info.ts';
+import { SharedStage, type StagedPlace } from './shared-stage.ts';
 import type { Store } from './store.ts';
 import { restoreTree } from './tree-files.ts';
 
@@ -128,9 +128,11 @@ class ParallelSubstituter implements CacheSubstituter {
   readonly #untrusted = new Map<StorePath, string>();
   /** The first path of a closure that no cache has. */
   readonly #missing = new Map<StorePath, StorePath>();
+  readonly #stage: SharedStage;
   #ordered: Promise<readonly Asked[]> | undefined;
 
   constructor(options: SubstituterOptions) {
+    this.#stage = new SharedStage(options.store);
     this.#options = options;
     this.#caches = options.caches.map((cache) => ({ ...cache, gone: undefined, toldUntrusted: false }));
     this.#download = limiter(Math.max(1, options.downloads ?? defaultDownloads));
@@ -244,7 +246,7 @@ class ParallelSubstituter implements CacheSubstituter {
         if (expected === undefined || info.narHash === expected) return { from: asked, info };
         throw wrongHash(`${path} is not the one that is wanted`, info.narHash, expected);
       } catch (error) {
-        if (isLie(error)) lie ??= fromCache(error, asked.cache);
+        if (isLie(error)) lie ??= fromCache(error, asked.cache, this.#options.expected?.has(path));
         else this.#leave(asked, error);
       }
     }
@@ -296,46 +298,57 @@ class ParallelSubstituter implements CacheSubstituter {
   /** Makes one path valid, once its references are. False: no cache that could be reached has it. */
   #fetch(path: StorePath): Promise<boolean> {
     return this.#fetched.get(path, async () => {
-      const { store, signal } = this.#options;
-      const taken = await this.#download(() => this.#takeLocked(path));
+      const { store } = this.#options;
+      const taken = await this.#takeLocked(path);
       if (!taken) return store.query(path) !== undefined;
       try {
         // No lock is held while waiting, and no place in the queue: who builds one of these may hold its locks.
-        const references = taken.info.references.filter((reference) => reference !== path);
-        const valid = await Promise.all(
-          references.map((reference) => store.query(reference) !== undefined || this.#fetch(reference)),
-        );
+        const valid = await Promise.all(referencesOf(taken).map((reference) => this.#fetch(reference)));
         if (!valid.every(Boolean)) return false;
-        const { info, staged } = taken;
-        await locked(store, [path], signal, () => store.register([{ info: recordOf(info), staged }]));
+        await locked(store, [path], this.#options.signal, () => this.#register(taken));
         return true;
       } finally {
-        await taken.dispose();
+        await taken.place.free();
       }
     });
   }
 
-  /** One download at a time of a path, in all processes; undefined where it is valid by then, or no cache has it. */
-  #takeLocked(path: StorePath): Promise<Taken | undefined> {
+  /**
+   * One download at a time of a path, in all processes. Where all that it refers to is valid, it is made so under the same lock.
+   * Undefined where it is valid by then, or no cache has it.
+   */
+  async #takeLocked(path: StorePath): Promise<Taken | undefined> {
     const { store, signal } = this.#options;
-    return locked(store, [path], signal, async () => {
-      throwIfAborted(signal);
-      if (store.query(path)) return undefined;
-      const stage = await store.stage();
-      try {
-        const taken = await this.#take(path, stage.path);
-        if (taken) return { ...taken, dispose: () => stage.dispose() };
-      } catch (error) {
-        await stage.dispose();
-        throw error;
-      }
-      await stage.dispose();
-      return undefined;
-    });
+    let begun: Promise<Taken | undefined> | undefined;
+    await this.#download(
+      () =>
+        new Promise<void>((downloaded) => {
+          begun = locked(store, [path], signal, async () => {
+            throwIfAborted(signal);
+            if (store.query(path)) return undefined;
+            const taken = await this.#take(path);
+            // The next one need not wait for this one's way to the disk.
+            downloaded();
+            if (!taken || referencesOf(taken).some((reference) => !store.query(reference))) return taken;
+            try {
+              await this.#register(taken);
+            } finally {
+              await taken.place.free();
+            }
+            return undefined;
+          }).finally(downloaded);
+          begun.catch(() => {});
+        }),
+    );
+    return await begun;
+  }
+
+  #register({ info, place }: Taken): Promise<void> {
+    return this.#options.store.register([{ info: recordOf(info), staged: place.path }]);
   }
 
   /** From the first cache that gives what it promised. */
-  async #take(path: StorePath, stage: string): Promise<Omit<Taken, 'dispose'> | undefined> {
+  async #take(path: StorePath): Promise<Taken | undefined> {
     const first = await this.#offer(path);
     const tried = new Set<Asked>();
     let lie: unknown;
@@ -343,10 +356,11 @@ class ParallelSubstituter implements CacheSubstituter {
       tried.add(offer.from);
       // What else it refers to was not looked for.
       if (offer.info.references.join() !== first?.info.references.join()) continue;
-      const staged = join(stage, `tree-${tried.size}`);
+      const place = await this.#stage.place();
       try {
-        return { info: await this.#unpack(offer, staged), staged };
+        return { info: await this.#unpack(offer, place.path), place };
       } catch (error) {
+        await place.free();
         if (isLie(error)) lie ??= fromCache(error, offer.from.cache);
         else this.#leave(offer.from, error);
       }
@@ -383,9 +397,12 @@ class ParallelSubstituter implements CacheSubstituter {
 /** A tree that is staged, and what its record will say. */
 interface Taken {
   readonly info: NarInfo;
-  readonly staged: string;
-  dispose(): Promise<void>;
+  readonly place: StagedPlace;
 }
+
+/** Without itself. */
+const referencesOf = ({ info }: Taken): StorePath[] =>
+  info.references.filter((reference) => reference !== info.path);
 
 /**
  * Writes what is in an archive to a place, in one pass and without holding it. Throws FLK_CACHE_INVALID, FLK_NAR_HASH_MISMATCH and
@@ -417,9 +434,10 @@ async function unpack(
   const address = provenAddress(info);
   const file = address?.of === 'file' ? fileHasher() : undefined;
   const parser = new NarParser(file ? tee(writer, file) : writer);
-  const source = Readable.from(count());
+  const packedBytes = count();
+  const source = info.compression === 'none' ? undefined : Readable.from(packedBytes);
   try {
-    for await (const chunk of decompress(source, info.compression)) {
+    for await (const chunk of source ? decompress(source, info.compression) : packedBytes) {
       throwIfAborted(signal);
       inner.size += chunk.length;
       if (inner.size > narSize) throw wrongSize(`the NAR in ${url}`, `more than ${narSize}`, narSize);
@@ -428,7 +446,7 @@ async function unpack(
     }
   } finally {
     writer.close();
-    source.destroy();
+    source?.destroy();
   }
   if (inner.size !== narSize) throw wrongSize(`the NAR in ${url}`, String(inner.size), narSize);
   parser.end();
@@ -511,12 +529,15 @@ function ignoreLies(error: unknown): undefined {
 }
 
 /** The same error, told of the cache that it is about. */
-function fromCache(thrown: unknown, cache: BinaryCache): FlkError {
+/** `pinned`: somebody wrote down what it should give. */
+function fromCache(thrown: unknown, cache: BinaryCache, pinned = false): FlkError {
   const { code, message, facts, trail } = asFlkError(thrown);
   return new FlkError(code, message, {
     facts: { ...facts, cache: cache.url },
     trail,
-    hint: 'do without this cache until it is mended: --no-substitute builds instead',
+    hint: pinned
+      ? 'compare narHash in the manifest with what its author told, or take another cache'
+      : 'do without this cache until it is mended: --no-substitute builds instead',
     cause: thrown,
   });
 }

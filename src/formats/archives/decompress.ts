@@ -1,5 +1,5 @@
 /** Streams of chunks, decompressed: gzip, xz, zstd, bzip2; told apart by their first bytes, never by a name. */
-import { pipeline, Readable, type Transform } from 'node:stream';
+import { pipeline, type Readable, type Transform } from 'node:stream';
 import * as zlib from 'node:zlib';
 import { FlkError } from '../../base/errors.ts';
 import { ArchiveTruncated, archiveError } from './entry.ts';
@@ -21,13 +21,10 @@ export function compressionOf(start: Buffer): Compression {
 /** Node has had it since 22.15; the types are those of the oldest Node that flk runs on. */
 const nativeZstd = Reflect.get(zlib, 'createZstdDecompress') as (() => Transform) | undefined;
 
-const xzOptions = {
-  // What xz -9 needs (65 MiB) and some; a header may ask for 4 GiB.
-  memlimit: 160 * 2 ** 20,
-  flags: 'CONCATENATED',
-  // One piece at a time: it would join those that wait.
-  writableHighWaterMark: 1,
-} as const;
+/** What xz -9 needs (65 MiB) and some; a header may ask for 4 GiB. */
+const xzMemory = 160 * 2 ** 20;
+/** liblzma unpacks each bite to its end before it hands out the first byte, and a bite may become 7000 times larger. */
+const xzBite = 4096;
 
 /** Throws FLK_LIMIT where a zstd stream wants too much memory, FLK_ARCHIVE_INVALID where the stream is damaged, as ArchiveTruncated where it ends too early. Never holds more than a few windows of it. */
 export function decompress(source: Readable, compression: Compression): AsyncIterable<Buffer> {
@@ -37,12 +34,7 @@ export function decompress(source: Readable, compression: Compression): AsyncIte
     case 'gzip':
       return through(source, async () => zlib.createGunzip({ chunkSize: 256 * 1024 }), compression);
     case 'xz':
-      return through(
-        // It unpacks each piece to its end before it hands out the first byte, and a piece may become 7000 times larger.
-        Readable.from(bites(source, 4096)),
-        async () => (await import('lzma-native')).createStream('streamDecoder', xzOptions),
-        compression,
-      );
+      return unxz(source);
     case 'zstd':
       return nativeZstd ? through(source, async () => nativeZstd(), compression) : unzstd(source);
     case 'bzip2':
@@ -69,6 +61,53 @@ async function* through(
 async function* bites(source: AsyncIterable<Buffer>, size: number): AsyncGenerator<Buffer> {
   for await (const chunk of source)
     for (let at = 0; at < chunk.length; at += size) yield chunk.subarray(at, at + size);
+}
+
+/**
+ * By the decoder itself, without the stream that it comes with: for small archives that takes longer than to unpack them. A bite is
+ * unpacked on the thread pool while the bytes of the last one are used.
+ */
+async function* unxz(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  const { default: lzma } = await import('lzma-native');
+  const decoder = new lzma.Stream();
+  let ready: Buffer[] = [];
+  let failure: unknown;
+  let settle = (): void => {};
+  decoder.bufferHandler = (bytes, used, error) => {
+    if (bytes) ready.push(bytes);
+    failure ??= error;
+    if (error || used !== undefined) settle();
+  };
+  const feed = (bite: Buffer | null, async: boolean): Promise<void> =>
+    new Promise((resolve) => {
+      settle = resolve;
+      decoder.code(bite, async);
+      if (!async) resolve();
+    });
+  const take = (): Buffer[] => {
+    if (failure) throw damaged('xz', failure);
+    const taken = ready;
+    ready = [];
+    return taken;
+  };
+  decoder.streamDecoder_(xzMemory, lzma.CONCATENATED);
+  let pending: Promise<void> | undefined;
+  try {
+    for await (const bite of bites(source, xzBite)) {
+      await pending;
+      const bytes = take();
+      // For the first bite, which may be all there is, a thread's answer would be waited for longer than for the bytes.
+      pending = feed(bite, pending !== undefined);
+      yield* bytes;
+    }
+    await pending;
+    yield* take();
+    await feed(null, false);
+    yield* take();
+  } finally {
+    await pending;
+    decoder.resetUnderlying();
+  }
 }
 
 /** For a Node without zstd of its own. */

@@ -2,11 +2,12 @@
  * A binary cache in a folder, as Nix reads and writes it: `nix-cache-info`, a `.narinfo` for each path, archives below `nar/`. An
  * archive is there before what tells of it, so whoever reads meanwhile, or after a kill, sees whole paths only.
  */
-import { createReadStream } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, read, readSync } from 'node:fs';
 import { copyFile, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { promisify } from 'node:util';
 import { FlkError, systemCode } from '../../base/errors.ts';
 import {
   isOwnerAlive,
@@ -20,6 +21,13 @@ import {
 import { maxNarInfoSize, type NarInfo, parseNarInfo, printNarInfo } from '../../formats/narinfo.ts';
 import { hashPart, type StorePath } from '../../formats/store-path.ts';
 import { type BinaryCache, type CacheInfo, maxCacheInfoSize, newCacheInfo, parseCacheInfo } from './cache.ts';
+
+const readSome = promisify(read);
+
+/** Bytes of an archive that are read at once. */
+const pieceSize = 256 * 1024;
+/** Files up to here are read in one call: handing them to the thread pool takes longer. */
+const readAtOnce = 64 * 1024;
 
 export class FolderCache implements BinaryCache {
   readonly url: string;
@@ -43,20 +51,21 @@ export class FolderCache implements BinaryCache {
   }
 
   async narInfo(path: StorePath): Promise<NarInfo | undefined> {
-    const text = await readFileIfExists(this.#note(path), maxNarInfoSize);
-    return text === undefined ? undefined : parseNarInfo(text.toString(), path);
+    const file = openIfThere(this.#note(path));
+    if (!file) return undefined;
+    const { place, fd, size } = file;
+    try {
+      if (size > maxNarInfoSize)
+        throw new FlkError('FLK_LIMIT', `${place} has ${size} bytes; at most ${maxNarInfoSize} are read`);
+      return parseNarInfo(readWhole(file).toString(), path);
+    } finally {
+      closeSync(fd);
+    }
   }
 
   async nar({ url }: Pick<NarInfo, 'url'>): Promise<AsyncIterable<Buffer> | undefined> {
-    const place = join(this.#folder, url);
-    try {
-      const handle = await open(place, 'r');
-      return createReadStream(place, { fd: handle, highWaterMark: 256 * 1024 });
-    } catch (cause) {
-      const code = systemCode(cause);
-      if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
-      throw new FlkError('FLK_FILE_UNREADABLE', `cannot read ${place}: ${code}`, { cause });
-    }
+    const file = openIfThere(join(this.#folder, url));
+    return file && pieces(file);
   }
 
   async prepare(): Promise<void> {
@@ -108,6 +117,64 @@ async function removeAbandoned(folder: string): Promise<void> {
     if (name.startsWith(ownStages) && !(await isOwnerAlive(name.slice(ownStages.length))))
       await rm(join(folder, name), { force: true });
 }
+
+interface OpenFile {
+  readonly place: string;
+  readonly fd: number;
+  readonly size: number;
+}
+
+function openIfThere(place: string): OpenFile | undefined {
+  let fd: number;
+  try {
+    // A pipe would be waited for.
+    fd = openSync(place, constants.O_RDONLY | constants.O_NONBLOCK);
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
+    throw unreadable(place, error);
+  }
+  try {
+    const info = fstatSync(fd);
+    if (info.isFile()) return { place, fd, size: info.size };
+    throw new FlkError('FLK_FILE_UNREADABLE', `${place} is not a file`);
+  } catch (error) {
+    closeSync(fd);
+    throw error;
+  }
+}
+
+function readWhole({ place, fd, size }: OpenFile): Buffer {
+  const bytes = Buffer.allocUnsafe(size);
+  try {
+    return bytes.subarray(0, readSync(fd, bytes, 0, size, 0));
+  } catch (error) {
+    throw unreadable(place, error);
+  }
+}
+
+async function* pieces(file: OpenFile): AsyncGenerator<Buffer> {
+  const { place, fd, size } = file;
+  try {
+    if (size <= readAtOnce) {
+      yield readWhole(file);
+      return;
+    }
+    for (;;) {
+      const bytes = Buffer.allocUnsafeSlow(pieceSize);
+      const { bytesRead } = await readSome(fd, bytes, 0, pieceSize, null).catch((error: unknown) => {
+        throw unreadable(place, error);
+      });
+      if (bytesRead === 0) return;
+      yield bytes.subarray(0, bytesRead);
+    }
+  } finally {
+    closeSync(fd);
+  }
+}
+
+const unreadable = (place: string, cause: unknown): FlkError =>
+  new FlkError('FLK_FILE_UNREADABLE', `cannot read ${place}: ${systemCode(cause)}`, { cause });
 
 const isThere = (place: string): Promise<boolean> =>
   stat(place).then(
