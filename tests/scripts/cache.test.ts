@@ -178,3 +178,50 @@ describe('flk cache info', () => {
       expect((await world.flk(args)).status).toBe(2);
   });
 });
+
+describe('flk build with a cache', () => {
+  it('takes what another machine made, builds where it trusts no key and says so, and takes a storePath', async () => {
+    const maker = flakeWorld(hostFlake);
+    const { file, publicKey } = await keyOf(maker);
+    const made = await maker.flk(['build', '--json']);
+    const { out, drvPath } = ((answer) => ({ out: answer[0].outputs.out, drvPath: answer[0].drvPath }))(
+      JSON.parse(made.stdout),
+    );
+    const cache = join(maker.folder, 'cache');
+    const pushed = await maker.flk(['cache', 'push', '--allow-host', '--key', file, cache, out]);
+    expect(pushed.status, pushed.stderr).toBe(0);
+    const other = flakeWorld(hostFlake);
+    const build = ['build', '--no-link', '--json', '--substituters', `file://${cache}`];
+    const taken = await other.flk([...build, '--trusted-public-keys', publicKey]);
+    expect(taken.status, taken.stderr).toBe(0);
+    expect(JSON.parse(taken.stdout)).toMatchObject([{ drvPath, outputs: { out } }]);
+    // What is taken leaves no log of a build.
+    expect(taken.stderr).toContain('fetched default');
+    expect((await other.flk(['log', drvPath])).status).not.toBe(0);
+
+    const stranger = flakeWorld(hostFlake);
+    const wrong = await keyOf(stranger);
+    const built = await stranger.flk([...build, '--trusted-public-keys', wrong.publicKey]);
+    expect(built.status, built.stderr).toBe(0);
+    expect(JSON.parse(built.stdout)).toMatchObject([{ outputs: { out } }]);
+    expect(built.stderr).toContain('with no signature that you trust: not taken');
+    expect((await stranger.flk(['log', drvPath])).status).toBe(0);
+
+    const narinfo = readdirSync(cache).find((name) => name.endsWith('.narinfo'))!;
+    const nix32 = /^NarHash: (sha256:\S+)$/m.exec(readFileSync(join(cache, narinfo), 'utf8'))![1]!;
+    const narHash = (await maker.flk(['hash', 'convert', '--to', 'sri', nix32])).stdout.trim();
+    const user = flakeWorld(`packages:
+  base:
+    storePath: ${out}
+    narHash: ${narHash}
+    cache: file://${cache}
+    publicKey: "${publicKey}"
+  default:
+    toolchain: host
+    installPhase: mkdir $out; cp {{#base}}/file $out/copy
+`);
+    const used = await user.flk(['build']);
+    expect(used.status, used.stderr).toBe(0);
+    expect(readFileSync(join(user.folder, 'result/copy'), 'utf8')).toBe('hi\n');
+  });
+});
