@@ -528,8 +528,7 @@ function ignoreLies(error: unknown): undefined {
   if (!isLie(error)) throw error;
 }
 
-/** The same error, told of the cache that it is about. */
-/** `pinned`: somebody wrote down what it should give. */
+/** The same error, told of the cache that it is about. `pinned`: somebody wrote down what it should give. */
 function fromCache(thrown: unknown, cache: BinaryCache, pinned = false): FlkError {
   const { code, message, facts, trail } = asFlkError(thrown);
   return new FlkError(code, message, {
