@@ -26,9 +26,8 @@ const indicators = new Set([...'-?:,[]{}#&*!|>\'"%@`\n'].map((sign) => sign.char
 
 /** What the whole parser gives, for a text that it takes; undefined where that is not plain to see. */
 export function parsePlainYaml(text: string): Located | undefined {
-  if (text.length > limits.length || !text.endsWith('\n') || /[\t\r\ufeff]/.test(text)) return undefined;
-  // Half a surrogate pair is told by the whole parser.
-  if (/\p{Surrogate}/u.test(text)) return undefined;
+  if (text.length > limits.length || !text.endsWith('\n')) return undefined;
+  if (/[\t\r\ufeff]|\p{Surrogate}/u.test(text)) return undefined;
   try {
     return new PlainReader(text).document();
   } catch (error) {
@@ -110,22 +109,19 @@ class PlainReader {
 
   /** Reads `key:`, whatever `read` finds behind it, and puts them in. */
   #entry(entries: Map<string, LocatedEntry>, read: () => Located): void {
-    const start = this.#at;
-    const name = this.#key();
-    if (name === undefined || entries.has(name)) throw new Doubt();
-    const key = { start, end: this.#at };
-    this.#at++;
+    if (!this.#isKey()) throw new Doubt();
+    const key = { start: this.#at, end: word.lastIndex };
+    const name = this.#text.slice(key.start, key.end);
+    if (entries.has(name)) throw new Doubt();
+    this.#at = key.end + 1;
     this.#skipBlanks();
     entries.set(name, { key, value: read() });
   }
 
-  /** The word before a colon, if there is one. */
-  #key(): string | undefined {
+  /** Whether a word before a colon stands here; `word.lastIndex` is then where it ends. */
+  #isKey(): boolean {
     word.lastIndex = this.#at;
-    if (!word.test(this.#text)) return undefined;
-    const name = this.#text.slice(this.#at, word.lastIndex);
-    this.#at = word.lastIndex;
-    return name;
+    return word.test(this.#text);
   }
 
   /** A list whose first dash stands here, `indent` deep. */
@@ -135,10 +131,7 @@ class PlainReader {
     do {
       this.#at++;
       this.#skipBlanks();
-      const at = this.#at;
-      const isMap = this.#key() !== undefined;
-      this.#at = at;
-      items.push(isMap ? this.#map(at - this.#line, depth + 1) : this.#inline(indent));
+      items.push(this.#isKey() ? this.#map(this.#at - this.#line, depth + 1) : this.#inline(indent));
     } while (this.#indent === indent && this.#isItem());
     if (this.#indent > indent) throw new Doubt();
     return this.#located({ kind: 'list', items, range: { start, end: this.#end } });
@@ -150,8 +143,7 @@ class PlainReader {
     if (code !== newline && !(code === hash && this.#code(-1) === blank)) return this.#inline(indent);
     this.#nextLine(this.#text.indexOf('\n', this.#at) + 1);
     if (depth > limits.depth) throw new Doubt();
-    const isList = this.#isItem();
-    // A list may stand as deep as the key above it.
+    const isList = this.#isItem(); // It may stand as deep as the key above it.
     if (this.#indent < indent || (this.#indent === indent && !isList)) throw new Doubt();
     return isList ? this.#list(this.#indent, depth) : this.#map(this.#indent, depth);
   }
@@ -160,18 +152,13 @@ class PlainReader {
   #inline(indent: number): Located {
     if (this.#code() === pipe) return this.#literal(indent);
     const lineEnd = this.#text.indexOf('\n', this.#at);
-    const value = this.#flow(lineEnd, 0) ?? this.#plain(this.#blockEnd(lineEnd));
+    const comment = this.#text.slice(this.#at, lineEnd).indexOf(' #');
+    const value = this.#flow(lineEnd, 0) ?? this.#plain(comment < 0 ? lineEnd : this.#at + comment);
     this.#skipBlanks();
     if (this.#code() !== newline && !(this.#code() === hash && this.#code(-1) === blank)) throw new Doubt();
     this.#end = lineEnd + 1;
     this.#nextLine(this.#end);
     return value;
-  }
-
-  /** Where a plain scalar outside of flow collections ends at the latest. */
-  #blockEnd(lineEnd: number): number {
-    const comment = this.#text.slice(this.#at, lineEnd).indexOf(' #');
-    return comment < 0 ? lineEnd : this.#at + comment;
   }
 
   /** A flow collection or a quoted scalar, if one begins here. */
