@@ -1,6 +1,8 @@
 /** Running programs of the store on this machine, where there may be no /nix/store. */
 import { randomBytes } from 'node:crypto';
-import { lstat, mkdir, readdir, readlink, realpath, rename, stat } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { lstat, mkdir, mkdtemp, readdir, readlink, realpath, rename, stat } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { FlkError, systemCode } from '../base/errors.ts';
 import { quote } from '../base/process.ts';
@@ -95,23 +97,37 @@ function storePathOf(program: string): StorePath {
  * the host's `/` has changed, there is a new one.
  */
 async function storeView(store: Store): Promise<{ readonly view: View; readonly folder: string }> {
+  if (store.readOnly) return await fillView(store, await ownFolder());
   const stage = await store.stage();
   try {
-    const made = join(stage.path, 'view');
-    await mkdir(join(made, 'root'), { recursive: true });
-    const view = await hostView(join(made, 'root'), [
-      { source: await realpath(join(store.root, storeDir)), target: storeDir, access: 'read-only' },
-    ]);
-    const folder = join(store.root, 'nix/var/flk/views', await keyOf(view.root));
+    const made = await fillView(store, join(stage.path, 'view'));
+    const folder = join(store.root, 'nix/var/flk/views', await keyOf(made.view.root));
     await mkdir(dirname(folder), { recursive: true });
-    await rename(made, folder).catch((error: unknown) => {
+    await rename(made.folder, folder).catch((error: unknown) => {
       // It is there: views of one name are equal.
       if (!['EEXIST', 'ENOTEMPTY'].includes(systemCode(error) ?? '')) throw error;
     });
-    return { view: { ...view, root: join(folder, 'root') }, folder };
+    return { view: { ...made.view, root: join(folder, 'root') }, folder };
   } finally {
     await stage.dispose();
   }
+}
+
+async function fillView(
+  store: Store,
+  folder: string,
+): Promise<{ readonly view: View; readonly folder: string }> {
+  const root = join(folder, 'root');
+  await mkdir(root, { recursive: true });
+  const source = await realpath(join(store.root, storeDir));
+  return { view: await hostView(root, [{ source, target: storeDir, access: 'read-only' }]), folder };
+}
+
+/** For a store that cannot be written: this process's own, gone when it ends, and the program with it. */
+async function ownFolder(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'flk-view-'));
+  process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
+  return folder;
 }
 
 /** Names the entries of a view's root and their kinds. */

@@ -67,6 +67,19 @@ describe('a program that refers to nothing', () => {
 describe.skipIf(!canMount)(
   `a program that refers to /nix/store${canMount ? '' : ' (no namespaces on this machine)'}`,
   () => {
+    it('finds it there also where the store cannot be written', async () => {
+      const { path } = await program('cat "$data"');
+      const shut = await openStore(store.root, { readOnly: true });
+      try {
+        const before = readdirSync(join(store.root, 'nix/var/flk'), { recursive: true }).length;
+        const { command, args } = await enterCommand(shut, `${path}/bin/program`, [], '/');
+        expect(spawnSync(command, args, { encoding: 'utf8' }).stdout).toBe('found in the store\n');
+        expect(readdirSync(join(store.root, 'nix/var/flk'), { recursive: true })).toHaveLength(before);
+      } finally {
+        shut.close();
+      }
+    });
+
     it('finds it there, and this machine as it is', async () => {
       const { path } = await program(
         'cat $data; ls -d /nix/*; id -u; id -g; pwd; echo "$A|$PWD|$OLDPWD|$flk_root|$#|$2"; cat; ls -A /; exit 7',
