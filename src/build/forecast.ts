@@ -15,7 +15,7 @@ export interface Forecast {
   readonly present: readonly StorePath[];
 }
 
-export interface ForecastBuild {
+interface ForecastBuild {
   readonly drvPath: StorePath;
   /** As a person knows it: `hello-2.12`. */
   readonly name: string;
@@ -23,7 +23,7 @@ export interface ForecastBuild {
   readonly outputs: ReadonlyMap<string, StorePath>;
 }
 
-export interface ForecastFetch extends Omit<OfferedPath, 'references'> {
+interface ForecastFetch extends Omit<OfferedPath, 'references'> {
   readonly path: StorePath;
 }
 
