@@ -1,15 +1,8 @@
 /** Command lines read by the table in options.ts, and the help that it makes. */
 import { nearest } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
-import {
-  type CommandName,
-  type CommandRow,
-  commands,
-  type Flags,
-  type OptionName,
-  type OptionRow,
-  options,
-} from './options.ts';
+import { type CommandName, type CommandRow, commands } from './command-table.ts';
+import { type Flags, type OptionName, type OptionRow, options } from './options.ts';
 
 export type Invocation =
   | { readonly kind: 'help'; readonly command: CommandName | undefined }

@@ -14,7 +14,8 @@ import type { Sources } from '../sources/source.ts';
 import type { CacheAnswers } from '../store/caches/answers.ts';
 import type { Store } from '../store/store.ts';
 import type { Substituter } from '../store/substituter.ts';
-import type { CommandName, Flags } from './options.ts';
+import type { CommandName } from './command-table.ts';
+import type { Flags } from './options.ts';
 import type { Settings } from './settings.ts';
 
 /** A place text goes to; `process.stdout` and `process.stderr` fit. */

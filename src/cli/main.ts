@@ -7,8 +7,8 @@ import { errorJson, renderError } from '../report/errors.ts';
 import { githubAnnotations } from '../report/github.ts';
 import type { Renderer } from '../report/renderer.ts';
 import { helpText, parseCommandLine } from './command-line.ts';
+import type { CommandName } from './command-table.ts';
 import { Context, makeReport, paletteFor, type Stamp, type Terminal, type World } from './context.ts';
-import type { CommandName } from './options.ts';
 
 type Run = (context: Context) => Promise<number>;
 

@@ -2,8 +2,9 @@
 import { nearest } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { spelling } from './command-line.ts';
+import { commands } from './command-table.ts';
 import type { Context } from './context.ts';
-import { commands, type OptionName } from './options.ts';
+import type { OptionName } from './options.ts';
 
 export interface SubCommand {
   /** The arguments as errors show them. */

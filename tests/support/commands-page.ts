@@ -1,7 +1,8 @@
 /** docs/commands.md, from the table that parses the command line. */
 import { errorCodes } from '../../src/base/errors.ts';
 import { spelling } from '../../src/cli/command-line.ts';
-import { type CommandName, commands, type OptionName, options } from '../../src/cli/options.ts';
+import { type CommandName, commands } from '../../src/cli/command-table.ts';
+import { type OptionName, options } from '../../src/cli/options.ts';
 
 const intro = `# Commands
 

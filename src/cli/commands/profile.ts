@@ -30,8 +30,9 @@ import {
 } from '../../store/profile.ts';
 import type { Store } from '../../store/store.ts';
 import { buildTargets } from '../building.ts';
+import { building, common, locking, network } from '../command-table.ts';
 import type { Context } from '../context.ts';
-import { building, common, locking, network, type OptionName } from '../options.ts';
+import type { OptionName } from '../options.ts';
 import { launchersFor, linkProfile, profilePlace } from '../profiles.ts';
 import { runSubCommand, type SubCommand } from '../subcommands.ts';
 import { wishOf } from './gc.ts';

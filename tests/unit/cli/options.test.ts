@@ -2,7 +2,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
 import { helpText, parseCommandLine } from '../../../src/cli/command-line.ts';
-import { commands, type Flags, type OptionRow, options } from '../../../src/cli/options.ts';
+import { commands } from '../../../src/cli/command-table.ts';
+import { type Flags, type OptionRow, options } from '../../../src/cli/options.ts';
 import { thrownBy } from '../../support/errors.ts';
 
 function parsed(line: string, env: NodeJS.ProcessEnv = {}) {
