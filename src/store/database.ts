@@ -2,10 +2,11 @@
  * The store's records, in one SQLite file (libsql, write-ahead log): safe with many processes, and after a kill at any moment either
  * all of a transaction is there or nothing.
  */
-
+import { statSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import type { Database as Connection } from 'libsql';
 import { FlkError, systemCode } from '../base/errors.ts';
+import { withFileLock } from '../base/files.ts';
 import type { NarHash } from '../formats/hash.ts';
 import { type StorePath, storeDir } from '../formats/store-path.ts';
 import type { PathInfo } from './path-info.ts';
@@ -101,7 +102,11 @@ export interface StoreDatabase {
 export async function openDatabase(file: string, owner: string): Promise<StoreDatabase> {
   const { default: Database } = await import('libsql');
   const guard = guardOf(file);
-  const connection = guard('open', () => opened(new Database(file), (opening) => prepare(opening, file)));
+  const open = async (): Promise<Connection> =>
+    guard('open', () => opened(new Database(file), (opening) => prepare(opening, file)));
+  const isNew = (statSync(file, { throwIfNoEntry: false })?.size ?? 0) === 0;
+  // Two that begin a write-ahead log at one time would each wait for the other, and SQLite has neither wait at all.
+  const connection = isNew ? await withFileLock(`${file}.new`, open) : await open();
   return new SqliteRecords(connection, owner, guard);
 }
 

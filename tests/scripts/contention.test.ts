@@ -57,6 +57,16 @@ describe('several flk at once', () => {
     expect(inStore(world).filter((name) => /^p\d+$/.test(name))).toHaveLength(count);
   });
 
+  it('begin one store at once', async () => {
+    for (let round = 0; round < 4; round++) {
+      const world = cliWorld();
+      const begun = await Promise.all(
+        [1, 2, 3, 4, 5, 6].map(() => world.flk(['store', 'path-info', '--all'])),
+      );
+      expect(begun.map(({ status, stderr }) => [status, stderr])).toEqual(begun.map(() => [0, '']));
+    }
+  });
+
   it('pull one closure at once', async () => {
     const from = flakeWorld(manifest);
     const path = (await from.flk(['build', '--no-link', '--print-out-paths'])).stdout.trim();
@@ -75,7 +85,7 @@ describe('several flk at once', () => {
     const pulls = await Promise.all([1, 2].map(() => world.flk(['cache', 'pull', ...keys, cache, path])));
     expect(
       pulls.map(({ status, stdout }) => [status, stdout]),
-      pulls[0]?.stderr,
+      pulls.map(({ stderr }) => stderr).join('\n'),
     ).toEqual([
       [0, `${path}\n`],
       [0, `${path}\n`],
