@@ -28,6 +28,7 @@ import { folderOffers } from '../../../src/store/cache-offers.ts';
 import { CacheServer } from '../../../src/store/cache-server.ts';
 import type { PathInfo } from '../../../src/store/path-info.ts';
 import type { Store } from '../../../src/store/store.ts';
+import { removeTree } from '../../../src/store/tree-files.ts';
 import { ask, put, serveStore, token } from '../../support/cache-server.ts';
 import { withCode } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
@@ -141,7 +142,7 @@ describe('a store as a cache', () => {
       'realisations/sha256:0!out.doi',
     ])
       expect([address, (await ask(`${url}/${address}`)).status]).toEqual([address, 404]);
-    rmSync(store.physical(path), { recursive: true });
+    await removeTree(store.physical(path));
     expect((await ask(`${url}/${part}.narinfo`)).status).toBe(404);
   });
 

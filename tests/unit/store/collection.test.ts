@@ -1,9 +1,10 @@
-import { existsSync, lstatSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { makeTextPath, type StorePath } from '../../../src/formats/store-path.ts';
 import type { Collection } from '../../../src/store/collection.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
+import { removeTree } from '../../../src/store/tree-files.ts';
 import { withCode } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 import { directory, file, treeFrom } from '../../support/trees.ts';
@@ -157,7 +158,7 @@ describe('a sweep', () => {
   it('forgets the records of what somebody removed by hand', async () => {
     const { root, a, b, c } = await chain();
     const store = await open(root);
-    rmSync(store.physical(a), { recursive: true });
+    await removeTree(store.physical(a));
     const sweep = await collect(store);
     expect(pathsOf(await sweep.remove([b, c]))).toEqual([b, c].sort());
   });
