@@ -1,4 +1,4 @@
-/** Command lines read by the table in options.ts, and the help that it makes. */
+/** Command lines read by the tables in options.ts and command-table.ts, and the help that it makes. */
 import { nearest } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { type CommandName, type CommandRow, commands } from './command-table.ts';

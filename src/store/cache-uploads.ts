@@ -20,6 +20,7 @@ import { tee } from '../formats/tree-sinks.ts';
 import { narOffer, type Offer } from './cache-offers.ts';
 import type { Leases } from './leases.ts';
 import { readNar } from './nar-stream.ts';
+import { takenOver } from './path-info.ts';
 import type { Store } from './store.ts';
 import { restoreTree } from './tree-files.ts';
 
@@ -206,7 +207,7 @@ export class CacheUploads {
   }
 
   async #register(store: Store, info: NarInfo): Promise<void> {
-    const { path, narHash, narSize, references, deriver, signatures } = info;
+    const { path, narHash, narSize, references, signatures } = info;
     const proven = provenAddress(info);
     const known = store.query(path);
     if (known) {
@@ -229,23 +230,7 @@ export class CacheUploads {
         );
       if (proven && proven.hash !== (proven.of === 'nar' ? found.narHash : found.fileHash))
         throw new UploadRefused(422, `${path} does not have the content that its CA promises`);
-      const registrationTime = Math.floor(Date.now() / 1000);
-      await store.register([
-        {
-          info: {
-            path,
-            narHash,
-            narSize,
-            references,
-            registrationTime,
-            ultimate: false,
-            signatures,
-            ...(deriver === undefined ? {} : { deriver }),
-            ...(proven && info.ca !== undefined ? { ca: info.ca } : {}),
-          },
-          staged,
-        },
-      ]);
+      await store.register([{ info: takenOver(info, proven && info.ca), staged }]);
       if (archiveName.test(info.url)) store.setMemo(memoOf(info.url), hashPart(path));
     } finally {
       await stage.dispose();

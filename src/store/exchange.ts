@@ -12,7 +12,7 @@ import { toNarInfoHash } from '../formats/narinfo.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 import { tee } from '../formats/tree-sinks.ts';
 import { readNar } from './nar-stream.ts';
-import type { PathInfo } from './path-info.ts';
+import { type PathInfo, takenOver } from './path-info.ts';
 import type { Store } from './store.ts';
 import { restoreTree, type TreeWriter } from './tree-files.ts';
 
@@ -191,17 +191,10 @@ class Import {
         'FLK_EXPORT_UNTRUSTED',
         `${path} is not named after its content, so nothing proves it`,
       );
-    return {
-      path,
-      narHash,
-      narSize,
-      references,
-      ...(deriver === undefined ? {} : { deriver }),
-      registrationTime: Math.floor(Date.now() / 1000),
-      ultimate: false,
-      signatures: [],
-      ...(ca === undefined ? {} : { ca }),
-    };
+    return takenOver(
+      { path, narHash, narSize, references, ...(deriver === undefined ? {} : { deriver }) },
+      ca,
+    );
   }
 
   #needs(reference: StorePath, referrer: StorePath): void {

@@ -18,3 +18,24 @@ export interface PathInfo {
   /** Content address, as narinfo prints it (`fixed:r:sha256:…`, `text:sha256:…`); a path with one needs no signature. */
   readonly ca?: string;
 }
+
+/** What is said of a path that came from elsewhere, as the record of one that becomes valid now. */
+export function takenOver(
+  said: Omit<PathInfo, 'registrationTime' | 'ultimate' | 'ca' | 'signatures'> &
+    Partial<Pick<PathInfo, 'signatures'>>,
+  /** Where the content proves it. */
+  ca: string | undefined,
+): PathInfo {
+  const { path, narHash, narSize, references, deriver, signatures = [] } = said;
+  return {
+    path,
+    narHash,
+    narSize,
+    references,
+    ...(deriver === undefined ? {} : { deriver }),
+    registrationTime: Math.floor(Date.now() / 1000),
+    ultimate: false,
+    signatures,
+    ...(ca === undefined ? {} : { ca }),
+  };
+}

@@ -14,7 +14,7 @@ import { nameOf, type StorePath } from '../formats/store-path.ts';
 import { tee } from '../formats/tree-sinks.ts';
 import type { CacheAnswers } from './caches/answers.ts';
 import type { BinaryCache } from './caches/cache.ts';
-import type { PathInfo } from './path-info.ts';
+import { type PathInfo, takenOver } from './path-info.ts';
 import { SharedStage, type StagedPlace } from './shared-stage.ts';
 import type { Store } from './store.ts';
 import { restoreTree } from './tree-files.ts';
@@ -462,18 +462,7 @@ async function unpack(
 }
 
 function recordOf(info: NarInfo): PathInfo {
-  const { path, narHash, narSize, references, deriver, signatures, ca } = info;
-  return {
-    path,
-    narHash,
-    narSize,
-    references,
-    ...(deriver === undefined ? {} : { deriver }),
-    registrationTime: Math.floor(Date.now() / 1000),
-    ultimate: false,
-    signatures,
-    ...(ca === undefined || !provenAddress(info) ? {} : { ca }),
-  };
+  return takenOver(info, provenAddress(info) ? info.ca : undefined);
 }
 
 /** Holds the paths' locks, however long another process has them. */

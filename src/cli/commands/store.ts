@@ -1,22 +1,10 @@
 /** `flk store …`: what lies in the store, whether it is whole, and how it comes and goes. As Nix has these, where it has them. */
-import { nearest } from '../../base/diagnostics.ts';
-import { FlkError } from '../../base/errors.ts';
-import { spelling } from '../command-line.ts';
-import { commands } from '../command-table.ts';
+import { common, network } from '../command-table.ts';
 import type { Context } from '../context.ts';
-import type { OptionName } from '../options.ts';
-
-interface SubCommand {
-  readonly args: string;
-  readonly min: number;
-  readonly max?: number;
-  /** Besides those that every command takes. */
-  readonly options: readonly OptionName[];
-  readonly run: (context: Context, args: readonly string[]) => Promise<number>;
-}
+import { runSubCommand, type SubCommand } from '../subcommands.ts';
 
 /** Each group is loaded when one of it is called. */
-const subCommands = {
+const table: Readonly<Record<string, SubCommand>> = {
   add: {
     args: 'PATH…',
     min: 1,
@@ -139,44 +127,8 @@ const subCommands = {
     options: [],
     run: async (...call) => (await import('./store/transfer.ts')).runRestore(...call),
   },
-} as const satisfies Record<string, SubCommand>;
-
-/** What each takes beside its own. */
-const everywhere: readonly OptionName[] = [
-  'help',
-  'quiet',
-  'json',
-  'log-format',
-  'offline',
-  'refresh',
-  'store',
-];
+};
 
 export async function runStore(context: Context): Promise<number> {
-  const [name = '', ...args] = context.args;
-  if (!Object.hasOwn(subCommands, name)) {
-    const names = Object.keys(subCommands);
-    const meant = nearest(name, names);
-    throw new FlkError('FLK_USAGE', `there is no flk store ${name}`, {
-      hint: meant === undefined ? `flk store ${names.join(', ')}` : `flk store ${meant}`,
-    });
-  }
-  const row: SubCommand = subCommands[name as keyof typeof subCommands];
-  const fits = args.length >= row.min && (row.max === undefined || args.length <= row.max);
-  if (!fits)
-    throw new FlkError('FLK_USAGE', `flk store ${name} takes ${row.args}`, {
-      hint: 'flk help store shows how',
-    });
-  for (const option of commands.store.options) {
-    const value = context.flags[option];
-    const isGiven = Array.isArray(value) ? value.length > 0 : value !== undefined && value !== false;
-    if (!isGiven || row.options.includes(option) || everywhere.includes(option)) continue;
-    throw new FlkError('FLK_USAGE', `flk store ${name} has no option ${spelling(option)}`, {
-      hint:
-        row.options.length === 0
-          ? 'it has none of its own'
-          : `it has ${row.options.map(spelling).join(', ')}`,
-    });
-  }
-  return await row.run(context, args);
+  return await runSubCommand(context, table, [...common, ...network]);
 }
