@@ -2,8 +2,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { FlkError } from '../../../src/base/errors.ts';
-import { maxNesting, parseNix } from '../../../src/nix/parser.ts';
+import { parseNix } from '../../../src/nix/parser.ts';
 import type { Expr } from '../../../src/nix/syntax.ts';
+import { maxNesting } from '../../../src/nix/tokens.ts';
 import { thrownBy } from '../../support/errors.ts';
 import { printNix } from '../../support/nix-print.ts';
 import { nixSource } from '../../support/nix-source.ts';
