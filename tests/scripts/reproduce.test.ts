@@ -27,28 +27,29 @@ const inMemory = statfsSync(tmpdir()).type === 0x01021994;
 
 describe.skipIf(!canSandbox)(`flk build --rebuild${canSandbox ? '' : ' (skipped: no sandbox)'}`, () => {
   it.each([
-    ['late', 'timestamp at byte', 'SOURCE_DATE_EPOCH'],
-    ['where', 'machine at byte 0: “localhost” became “rebuild-1”', 'host’s name'],
-    ['who', 'machine at byte 0: “nixbld” became “rebuilder1”', 'user'],
-    ['named', 'path at byte', 'mktemp'],
-    ['drawn', 'random at byte 0', 'seed'],
+    ['late', /^timestamp at byte \d+: “.+” became “.+”$/, 'SOURCE_DATE_EPOCH'],
+    ['where', /^machine at byte 0: “localhost” became “rebuild-1”$/, 'host’s name'],
+    ['who', /^machine at byte 0: “nixbld” became “rebuilder1”$/, 'user'],
+    ['named', /^path at byte \d+: “.+” became “.+”$/, 'mktemp'],
+    // Two that are drawn may begin alike.
+    ['drawn', /^random at byte \d+: “[0-9a-f]+” became “[0-9a-f]+”$/, 'seed'],
   ])('tells what %s leaks', expectLeak);
 
-  async function expectLeak(name: string, line: string, hint: string): Promise<void> {
+  async function expectLeak(name: string, line: RegExp, hint: string): Promise<void> {
     const world = flakeWorld(manifest);
     const first = await world.flk(['build', '--no-link', `.#${name}`]);
     expect(first).toMatchObject({ status: 0 });
     const { status, stdout } = await world.flk(['build', '--no-link', '--rebuild', '--json', `.#${name}`]);
     const { error } = JSON.parse(stdout);
     expect([status, error.code]).toEqual([1, 'FLK_BUILD_NOT_REPRODUCIBLE']);
-    expect(Object.values(error.facts)).toEqual([expect.stringContaining(line)]);
+    expect(Object.values(error.facts)).toEqual([expect.stringMatching(line)]);
     expect(error.hint).toContain(hint);
   }
 
   it.skipIf(inMemory)(
     `tells the order of a folder${inMemory ? ' (the temporary folder is in memory)' : ''}`,
     async () => {
-      await expectLeak('listed', 'order at byte', 'sort');
+      await expectLeak('listed', /^order at byte \d+: “.+” became “.+”$/, 'sort');
     },
   );
 
