@@ -383,6 +383,11 @@ export const errorCodes = {
     'install bubblewrap, allow user namespaces, or accept --no-sandbox',
     'This machine lets flk make no namespaces, so builds could see and change what they should not.',
   ),
+  FLK_BUILDER_UNAVAILABLE: row(
+    3,
+    'check the builder, or name others with --builders',
+    'A builder that could take this cannot be reached, or cannot take it now, and no other is left to do it.',
+  ),
   FLK_STORE_CORRUPT: row(
     4,
     'flk build --rebuild makes it anew',

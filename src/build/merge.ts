@@ -160,6 +160,7 @@ export async function runMerge(
           derivation,
           closure,
           maxBytes,
+          ultimate: true,
           ...(signal ? { signal } : {}),
         }),
       );

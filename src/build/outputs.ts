@@ -24,6 +24,8 @@ export interface TakeOptions {
   readonly closure: readonly StorePath[];
   /** Of all outputs' NARs together. */
   readonly maxBytes: number;
+  /** As the engine that built them has it. */
+  readonly ultimate: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -75,7 +77,7 @@ export async function takeOutputs(
           references: found.map((part) => byHashPart.get(part)!).sort(compareBytes),
           deriver: drvPath,
           registrationTime: Math.floor(Date.now() / 1000),
-          ultimate: true,
+          ultimate: options.ultimate,
           signatures: [],
           ...(ca === undefined ? {} : { ca }),
         },

@@ -361,6 +361,7 @@ class Realisation {
             derivation,
             closure,
             maxBytes: limits.maxOutputBytes,
+            ultimate: engine.ultimate,
             ...(signal ? { signal } : {}),
           });
           throwIfAborted(signal);

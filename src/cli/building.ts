@@ -238,6 +238,7 @@ export async function realisePackages(
   // Told of what is built, and not of what turns out to be in a cache.
   const impure = new Set<string>();
   const engine: Engine = {
+    ...local,
     build: (request) => {
       if (request.toolchain.kind === 'host') impure.add(nameOf(request.drvPath).slice(0, -'.drv'.length));
       return local.build(request);

@@ -15,7 +15,8 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import type { FlkError } from '../../src/base/errors.ts';
 import { silent } from '../../src/base/events.ts';
 import { ControlGroups } from '../../src/build/engines/cgroups.ts';
-import { type LocalEngine, localEngine } from '../../src/build/engines/local.ts';
+import type { Engine } from '../../src/build/engines/engine.ts';
+import { localEngine } from '../../src/build/engines/local.ts';
 import { takeOutputs } from '../../src/build/outputs.ts';
 import { buildRequest, type Changes, running, sandboxVariants, storePath } from '../support/builds.ts';
 import { errorOf } from '../support/errors.ts';
@@ -32,7 +33,7 @@ for (const { sandbox, usable } of sandboxVariants) {
     // The numbers below are those of x86_64.
     const filtered = sandbox === 'bubblewrap' && process.arch === 'x64';
     let root: string;
-    let engine: LocalEngine;
+    let engine: Engine;
 
     beforeAll(() => {
       root = temporaryFolder();
@@ -188,6 +189,7 @@ for (const { sandbox, usable } of sandboxVariants) {
           derivation: request.derivation,
           closure: [],
           maxBytes: 1000,
+          ultimate: true,
         });
         expect(lstatSync(taken!.staged).isSymbolicLink()).toBe(true);
         expect(statSync(secret).mode & 0o777).toBe(0o640);

@@ -1,6 +1,6 @@
 /** A pinned toolchain, from archives on a web server to a package built with nothing of this machine in sight. */
 import { spawnSync } from 'node:child_process';
-import { readFileSync, realpathSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
@@ -17,6 +17,7 @@ import { openStore, type Store } from '../../src/store/store.ts';
 import { debOf, type TarEntry, tarOf } from '../support/archives.ts';
 import { lockedWorld } from '../support/locked-flakes.ts';
 import { temporaryFolder } from '../support/temp.ts';
+import { programFiles, treeOfFiles } from '../support/toolchain.ts';
 import { directory, file, type Node, treeFrom } from '../support/trees.ts';
 
 const succeeds = (...command: [string, ...string[]]): boolean =>
@@ -24,22 +25,8 @@ const succeeds = (...command: [string, ...string[]]): boolean =>
 const canSandbox =
   succeeds('bwrap', '--version') || succeeds('unshare', '--user', '--map-root-user', '--mount', 'true');
 
-/** A program of this machine and the libraries that it loads, by path. */
-function withLibraries(program: string): string[] {
-  const place = spawnSync('sh', ['-c', `command -v ${program}`], { encoding: 'utf8' }).stdout.trim();
-  const { stdout } = spawnSync('ldd', [place], { encoding: 'utf8' });
-  return [place, ...[...(stdout ?? '').matchAll(/(\/\S+) \(0x/g)].map((match) => match[1]!)];
-}
-
 const programs = ['sh', 'mkdir', 'cp', 'chmod', 'rm', 'cat'];
-const files = new Map(
-  programs.flatMap((program) =>
-    withLibraries(program).map((path, index): [string, string] => [
-      index === 0 ? `bin/${program}` : path.slice(1),
-      realpathSync(path),
-    ]),
-  ),
-);
+const files = programFiles(programs);
 const runnable = canSandbox && files.size > programs.length;
 
 function archiveOf(paths: readonly string[]): { entries: TarEntry[]; tree: Node } {
@@ -48,17 +35,7 @@ function archiveOf(paths: readonly string[]): { entries: TarEntry[]; tree: Node 
     contents: readFileSync(files.get(path)!),
     mode: 0o755,
   }));
-  const root = directory();
-  for (const { path, contents } of entries) {
-    let at = root as Node & { type: 'directory'; entries: Map<string, Node> };
-    const names = path.slice(2).split('/');
-    for (const name of names.slice(0, -1)) {
-      if (!at.entries.has(name)) at.entries.set(name, directory());
-      at = at.entries.get(name) as typeof at;
-    }
-    at.entries.set(names.at(-1)!, file(contents, true));
-  }
-  return { entries, tree: root };
+  return { entries, tree: treeOfFiles(new Map(paths.map((path) => [path, files.get(path)!]))) };
 }
 
 const served = new Map<string, Buffer>();

@@ -9,6 +9,7 @@ import { realise } from '../../src/build/realise.ts';
 import { derivationPath, hashDerivationModulo, withOutputPaths } from '../../src/formats/derivation.ts';
 import { baseNameOf, makeTextPath, type StorePath } from '../../src/formats/store-path.ts';
 import type { Store } from '../../src/store/store.ts';
+import { playedEngine } from '../support/builds.ts';
 import { type Action, below, keep, type Worker } from './action.ts';
 
 const packages = 24;
@@ -77,8 +78,8 @@ function instantiate(store: Store, number: number): Instantiation {
 }
 
 /** Plays to build, where no sandbox can be had. */
-const playing = (store: Store): Engine => ({
-  build: async ({ derivation }) => {
+const playing = (store: Store): Engine =>
+  playedEngine(async ({ derivation }) => {
     const stage = await store.stage();
     const { path } = derivation.outputs.get('out')!;
     const place = join(stage.path, baseNameOf(path));
@@ -86,15 +87,14 @@ const playing = (store: Store): Engine => ({
     await writeFile(join(place, 'needs'), `${derivation.env.get('needs')} ${derivation.env.get('src')}\n`);
     await writeFile(join(place, 'chance'), `${process.pid} ${performance.now()}\n`);
     return { outputs: new Map([['out', place]]), dispose: () => stage.dispose() };
-  },
-});
+  });
 
 async function buildPackage(worker: Worker): Promise<void> {
   const { store, surroundings } = worker;
   const number = below(worker, packages);
   const local = surroundings.sandbox
     ? localEngine({ store, sandbox: 'auto', reporter: silent })
-    : { ...playing(store), close: async () => {} };
+    : playing(store);
   const download = (): never => {
     throw new Error('nothing is downloaded here');
   };

@@ -1,7 +1,7 @@
 /** Builds of made-up derivations in a local engine, over a folder. */
 import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
-import type { BuildRequest } from '../../src/build/engines/engine.ts';
+import type { BuildRequest, Engine } from '../../src/build/engines/engine.ts';
 import type { Derivation } from '../../src/formats/derivation.ts';
 import { parseStorePath, type StorePath } from '../../src/formats/store-path.ts';
 
@@ -45,6 +45,17 @@ export function buildRequest(script: string, lines: string[], changes: Changes =
     ...rest,
   };
 }
+
+/** An engine that does what it is told instead of building. */
+export const playedEngine = (build: Engine['build'], changes: Partial<Engine> = {}): Engine => ({
+  name: 'played',
+  ultimate: true,
+  refusal: () => undefined,
+  probe: async () => {},
+  build,
+  close: async () => {},
+  ...changes,
+});
 
 const has = (tool: string): boolean => spawnSync(tool, ['--version'], { stdio: 'ignore' }).status === 0;
 

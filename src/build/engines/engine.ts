@@ -33,7 +33,7 @@ export interface BuildRequest {
   readonly cores: number;
   /**
    * Absent for what will be kept. A number asks for a surrounding that differs, and differs from other numbers', in all that is not
-   * promised: host name, user, number of cores, times, the order in which folders are read.
+   * promised: host name, user, number of cores, times, the order in which folders are read; as far as the engine can.
    */
   readonly variation?: number;
   log(line: string): void;
@@ -47,7 +47,35 @@ export interface BuiltOutputs {
   dispose(): Promise<void>;
 }
 
+/** Why an engine does not take something, to be read after its name: `nix: it has no toolchain: host`. */
+interface Refusal {
+  readonly reason: string;
+  /** What mends it. */
+  readonly hint?: string;
+}
+
 export interface Engine {
-  /** Throws FLK_BUILD_FAILED, FLK_BUILD_TIMEOUT, FLK_BUILD_…LIMIT, FLK_BUILD_DISK_FULL, FLK_SANDBOX_UNAVAILABLE, FLK_INTERRUPTED. */
+  /** As people know it: `local`, `nix`, `remote grpc://host:port`. Holds no secret. */
+  readonly name: string;
+  /**
+   * Whether what it built was built on this machine by flk itself, so that its records are `ultimate`. What others built is so only on
+   * their word, and is signed only by an explicit key.
+   */
+  readonly ultimate: boolean;
+  /** Why it can never build this; undefined: it may. Asks nobody and runs nothing. */
+  refusal(wanted: Pick<BuildRequest, 'derivation' | 'toolchain'>): Refusal | undefined;
+  /**
+   * Finds out, in seconds, whether it could take a build now, without building anything: throws FLK_BUILDER_UNAVAILABLE,
+   * FLK_INTERRUPTED.
+   */
+  probe(signal?: AbortSignal): Promise<void>;
+  /**
+   * Many may run at a time. With `variation` no earlier result answers for the build. Limits hold as far as the engine can see what
+   * they limit; time, silence and the log's size always. Throws FLK_BUILD_FAILED, FLK_BUILD_TIMEOUT, FLK_BUILD_…LIMIT,
+   * FLK_BUILD_DISK_FULL, FLK_SANDBOX_UNAVAILABLE, FLK_INTERRUPTED; and FLK_BUILDER_UNAVAILABLE where it cannot be reached, or cannot
+   * take or end this now and the derivation is not at fault: another engine may build it.
+   */
   build(request: BuildRequest): Promise<BuiltOutputs>;
+  /** Lets go of what its builds shared: files, connections, processes. An engine that is used again makes that anew. */
+  close(): Promise<void>;
 }

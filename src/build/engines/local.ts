@@ -41,20 +41,18 @@ export interface LocalEngineOptions {
   readonly keepFailed?: string | undefined;
 }
 
-export interface LocalEngine extends Engine {
-  /** Removes what its builds shared on disk. An engine that is used again makes that anew. */
-  close(): Promise<void>;
-}
-
-export function localEngine(options: LocalEngineOptions): LocalEngine {
+export function localEngine(options: LocalEngineOptions): Engine {
   return options.sandbox === 'none' ? openEngine(options) : sandboxedEngine(options, options.sandbox);
 }
+
+/** What both kinds have in common. */
+const here = { name: 'local', ultimate: true, probe: async (): Promise<void> => {} };
 
 /** Builds in the first sandbox that this machine lets us make; one that cannot be made is not tried again. */
 function sandboxedEngine(
   { store, keepFailed }: LocalEngineOptions,
   choice: Exclude<SandboxChoice, 'none'>,
-): LocalEngine {
+): Engine {
   const place: Place = {
     store,
     workshop: new Workshop(store),
@@ -64,6 +62,8 @@ function sandboxedEngine(
   let candidates: Promise<Sandbox[]> | undefined;
   const failures: { readonly sandbox: string; readonly output: readonly string[] }[] = [];
   return {
+    ...here,
+    refusal: () => undefined,
     build: async (request) => {
       candidates ??= sandboxes(choice);
       const left = await candidates;
@@ -149,16 +149,19 @@ async function works(sandbox: Sandbox, place: Place, request: BuildRequest): Pro
  * Builds on the host itself: its files, its network, your user. Only /nix/store is made to be right, by a mount namespace; where
  * even that is refused, the store must really be at /nix/store.
  */
-function openEngine({ store, reporter, keepFailed }: LocalEngineOptions): LocalEngine {
+function openEngine({ store, reporter, keepFailed }: LocalEngineOptions): Engine {
   const confinements = new Confinements();
   let told = false;
+  const refusal: Engine['refusal'] = ({ toolchain }) =>
+    toolchain.kind === 'path'
+      ? { reason: 'a pinned toolchain can only be used in a sandbox', hint: 'leave out --no-sandbox' }
+      : undefined;
   return {
+    ...here,
+    refusal,
     build: async (request) => {
-      if (request.toolchain.kind === 'path')
-        throw new FlkError('FLK_SANDBOX_UNAVAILABLE', 'a pinned toolchain can only be used in a sandbox', {
-          facts: { toolchain: request.toolchain.path },
-          hint: 'leave out --no-sandbox',
-        });
+      const refused = refusal(request);
+      if (refused) throw new FlkError('FLK_SANDBOX_UNAVAILABLE', refused.reason, refused);
       if (!told) reporter.emit({ kind: 'notice', notice: { type: 'no-sandbox', reason: '--no-sandbox' } });
       told = true;
       // Not shared: what has left the builder's group may keep its log open.

@@ -25,6 +25,7 @@ import { narHashOf, sha256 } from '../../../src/formats/hash.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import { makeFixedOutputPath, makeSourcePath, type StorePath } from '../../../src/formats/store-path.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
+import { playedEngine } from '../../support/builds.ts';
 import { errorOf } from '../../support/errors.ts';
 import { lockedWorld } from '../../support/locked-flakes.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
@@ -49,16 +50,14 @@ class World {
     this.#actions = actions;
   }
 
-  readonly #engine: Engine = {
-    build: async ({ derivation }) => {
-      const name = derivation.env.get('name')!;
-      this.built.push(name);
-      const folder = mkdtempSync(join(temporaryFolder(), 'build-'));
-      const action = this.#actions[name] ?? ((place) => writeFileSync(place, name));
-      action(join(folder, 'out'), derivation.env);
-      return { outputs: new Map([['out', join(folder, 'out')]]), dispose: async () => {} };
-    },
-  };
+  readonly #engine: Engine = playedEngine(async ({ derivation }) => {
+    const name = derivation.env.get('name')!;
+    this.built.push(name);
+    const folder = mkdtempSync(join(temporaryFolder(), 'build-'));
+    const action = this.#actions[name] ?? ((place) => writeFileSync(place, name));
+    action(join(folder, 'out'), derivation.env);
+    return { outputs: new Map([['out', join(folder, 'out')]]), dispose: async () => {} };
+  });
 
   async instantiate(
     manifest: string,

@@ -96,6 +96,8 @@ class Graph {
 }
 
 class FakeEngine implements Engine {
+  readonly name: string = 'fake';
+  readonly ultimate: boolean = true;
   readonly requests: string[] = [];
   running = 0;
   most = 0;
@@ -105,6 +107,10 @@ class FakeEngine implements Engine {
   constructor(actions: Readonly<Record<string, Action>> = {}) {
     this.#actions = actions;
   }
+
+  refusal(): undefined {}
+  async probe(): Promise<void> {}
+  async close(): Promise<void> {}
 
   async build(request: BuildRequest) {
     const name = request.derivation.env.get('name')!;
