@@ -53,6 +53,8 @@ export async function runCommandLine(
   world: World,
   signal: AbortSignal,
 ): Promise<number> {
+  // Each request and builder in flight listens.
+  setMaxListeners(0, signal);
   let report: Renderer | undefined;
   let logsShown = false;
   try {
@@ -116,8 +118,6 @@ function fail(
 /** The process: signals, broken pipes, the exit status. `stamp`: see bin/flk.js. */
 export function main(stamp?: Stamp): void {
   const controller = new AbortController();
-  // Each request and builder in flight listens.
-  setMaxListeners(0, controller.signal);
   let finished = false;
   let receive: ((signal: NodeJS.Signals) => void) | undefined;
   const stdout = new StandardStream(1, () => process.stdout);
