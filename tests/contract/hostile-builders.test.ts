@@ -18,7 +18,14 @@ import { ControlGroups } from '../../src/build/engines/cgroups.ts';
 import type { Engine } from '../../src/build/engines/engine.ts';
 import { localEngine } from '../../src/build/engines/local.ts';
 import { takeOutputs } from '../../src/build/outputs.ts';
-import { buildRequest, type Changes, running, sandboxVariants, storePath } from '../support/builds.ts';
+import {
+  buildRequest,
+  type Changes,
+  longSleep,
+  running,
+  sandboxVariants,
+  storePath,
+} from '../support/builds.ts';
 import { errorOf } from '../support/errors.ts';
 import { folderStore } from '../support/folder-store.ts';
 import { temporaryFolder } from '../support/temp.ts';
@@ -60,12 +67,13 @@ for (const { sandbox, usable } of sandboxVariants) {
       it.skipIf(!canCap)(
         `starts processes without end${canCap ? '' : ' (root, and no control groups)'}`,
         async () => {
-          const error = await failure('for i in $(seq 400); do sleep 98762 & done; wait', {
+          const word = longSleep();
+          const error = await failure(`for i in $(seq 400); do sleep ${word} & done; wait`, {
             limits: { maxProcesses: 60 },
           });
           expect(error.code).toBe(hasGroups ? 'FLK_BUILD_LIMIT' : 'FLK_BUILD_FAILED');
           if (hasGroups) expect(error.message).toContain('60 processes');
-          expect(running('98762')).toEqual([]);
+          await expect.poll(() => running(word)).toEqual([]);
         },
       );
 
@@ -121,17 +129,19 @@ for (const { sandbox, usable } of sandboxVariants) {
 
     describe('that will not go', () => {
       it('ends while others of its session, and of another, hold its output', async () => {
-        const lines = await printed('sleep 98763 & setsid sleep 98763 & echo > $out; echo done');
+        const word = longSleep();
+        const lines = await printed(`sleep ${word} & setsid sleep ${word} & echo > $out; echo done`);
         expect(lines).toEqual(['done']);
-        expect(running('98763')).toEqual([]);
+        expect(running(word)).toEqual([]);
       });
 
       it('sleeps for ever where no signal but the last reaches it', async () => {
-        const error = await failure('trap "" TERM INT HUP; setsid sleep 98764 & sleep 98764', {
+        const word = longSleep();
+        const error = await failure(`trap "" TERM INT HUP; setsid sleep ${word} & sleep ${word}`, {
           limits: { timeout: 1 },
         });
         expect(error.code).toBe('FLK_BUILD_TIMEOUT');
-        expect(running('98764')).toEqual([]);
+        await expect.poll(() => running(word)).toEqual([]);
       });
 
       it('leaves trees that are thousands deep, shut, or said to be immutable', async () => {

@@ -12,7 +12,6 @@ import {
 } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { build as bundle } from 'esbuild';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { FlkError } from '../../src/base/errors.ts';
@@ -23,6 +22,7 @@ import {
   buildRequest,
   type Changes,
   canNamespace,
+  longSleep,
   running,
   sandboxVariants,
   storePath,
@@ -302,28 +302,30 @@ for (const { sandbox, usable } of sandboxVariants) {
           code: 'FLK_BUILD_TIMEOUT',
           facts: { limit: 'timeout 1 s' },
         });
-        expect(await failure('sleep 98761', { limits: { maxSilent: 1 } })).toMatchObject({
+        const word = longSleep();
+        expect(await failure(`sleep ${word}`, { limits: { maxSilent: 1 } })).toMatchObject({
           code: 'FLK_BUILD_TIMEOUT',
           facts: { limit: 'maxSilent 1 s' },
         });
-        expect(running('98761')).toEqual([]);
+        await expect.poll(() => running(word)).toEqual([]);
       });
 
       it('is interrupted with all that it started', async () => {
         const abort = new AbortController();
-        const error = await failure('setsid sleep 98762 & sleep 98762 & echo started; wait', {
+        const word = longSleep();
+        const error = await failure(`setsid sleep ${word} & sleep ${word} & echo started; wait`, {
           signal: abort.signal,
           log: () => abort.abort(),
         });
         expect(error.code).toBe('FLK_INTERRUPTED');
         // The kernel ends a process namespace a moment after its first process.
-        for (let i = 0; i < 50 && running('98762').length > 0; i++) await sleep(20);
-        expect(running('98762')).toEqual([]);
+        await expect.poll(() => running(word)).toEqual([]);
       });
 
       it('forks away: what it leaves behind dies with it', async () => {
-        await printed('setsid sleep 98763 > /dev/null 2>&1 < /dev/null & echo > $out');
-        expect(running('98763')).toEqual([]);
+        const word = longSleep();
+        await printed(`setsid sleep ${word} > /dev/null 2>&1 < /dev/null & echo > $out`);
+        expect(running(word)).toEqual([]);
       });
 
       it('writes elsewhere: refused, or gone', async () => {
@@ -442,6 +444,7 @@ for (const { sandbox, usable } of sandboxVariants) {
 
     it('inherits nothing from flk, and dies with it, however flk ends', async () => {
       const program = join(root, 'build.mjs');
+      const word = longSleep();
       await bundle({
         stdin: {
           contents: `
@@ -449,7 +452,7 @@ for (const { sandbox, usable } of sandboxVariants) {
             import { folderStore } from './tests/support/folder-store.ts';
             const env = new Map([['PATH', '/usr/bin:/bin']]);
             const derivation = { outputs: new Map(), inputDrvs: new Map(), inputSrcs: [], system: '', env,
-              builder: '/bin/sh', args: ['-c', 'sleep 98764 & setsid sleep 98764 & umask; readlink /proc/self/fd/40; wait'] };
+              builder: '/bin/sh', args: ['-c', 'sleep ${word} & setsid sleep ${word} & umask; readlink /proc/self/fd/40; wait'] };
             const engine = localEngine({ store: folderStore(process.argv[2]), sandbox: process.argv[3], reporter: { emit() {} } });
             await engine.build({ drvPath: '/nix/store/x.drv', derivation, closure: [], toolchain: { kind: 'host' }, cores: 1,
               log: (line) => console.log(line), limits: { maxOutputBytes: 1e6, maxLogBytes: 1e6 } });`,
@@ -477,15 +480,12 @@ for (const { sandbox, usable } of sandboxVariants) {
         told += chunk;
       });
       try {
-        for (let i = 0; i < 200 && (running('98764').length < 2 || told.split('\n').length < 3); i++)
-          await sleep(20);
-        expect(running('98764')).toHaveLength(2);
-        expect(told).toBe('0022\n/dev/null\n');
+        await expect.poll(() => told).toBe('0022\n/dev/null\n');
+        await expect.poll(() => running(word)).toHaveLength(2);
       } finally {
         flk.kill('SIGKILL');
       }
-      for (let i = 0; i < 100 && running('98764').length > 0; i++) await sleep(20);
-      expect(running('98764')).toEqual([]);
+      await expect.poll(() => running(word)).toEqual([]);
     });
 
     it('is not there: a name no variable can have', async () => {
@@ -551,13 +551,14 @@ describe.skipIf(!canNamespace)(
         reporter: silent,
       });
       const lines: string[] = [];
+      const [stays, leaves] = [longSleep(), longSleep()];
       const built = await engine.build(
-        buildRequest('sleep 98766 & setsid sleep 98767 & echo > $out; echo done', lines),
+        buildRequest(`sleep ${stays} & setsid sleep ${leaves} & echo > $out; echo done`, lines),
       );
       await built.dispose();
       expect(lines).toEqual(['done']);
-      expect(running('98766')).toEqual([]);
-      for (const pid of running('98767')) process.kill(Number(pid), 'SIGKILL');
+      await expect.poll(() => running(stays)).toEqual([]);
+      for (const pid of running(leaves)) process.kill(Number(pid), 'SIGKILL');
     });
 
     it('refuses a pinned toolchain, which only a sandbox can put at /', async () => {

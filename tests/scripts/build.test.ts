@@ -171,7 +171,7 @@ describe('flk build', () => {
     [
       'a builder that takes too long',
       '#a',
-      'a: { toolchain: host, buildPhase: sleep 60 }\n',
+      'a: { toolchain: host, buildPhase: sleep 600 }\n',
       'FLK_BUILD_TIMEOUT',
       1,
     ],
@@ -185,7 +185,15 @@ describe('flk build', () => {
     ['a fetch without a hash', '#a', 'a: { fetch: { url: "http://127.0.0.1:1/x" } }\n', 'FLK_NETWORK', 3],
   ])('with %s', async (_, target, body, code, wanted) => {
     const world = flakeWorld(packages(body));
-    const { status, stderr } = await world.flk(['build', target, '--rebuild', '--timeout', '3', '--no-link']);
+    const seconds = code === 'FLK_BUILD_TIMEOUT' ? '1' : '60';
+    const { status, stderr } = await world.flk([
+      'build',
+      target,
+      '--rebuild',
+      '--timeout',
+      seconds,
+      '--no-link',
+    ]);
     expect(/^error\[(FLK_[A-Z_]+)\]/m.exec(stderr)?.[1], stderr).toBe(code);
     expect(status).toBe(wanted);
   });

@@ -69,6 +69,13 @@ export const sandboxVariants = [
   { sandbox: 'unshare' as const, usable: has('unshare') && canNamespace },
 ];
 
+let slept = 0;
+
+/** An argument for `sleep`, longer than any test, that no other process of this machine has: other tests run beside this one. */
+export function longSleep(): string {
+  return `98765.${String(process.pid).padStart(7, '0')}${++slept}`;
+}
+
 /** Processes of this machine whose command line holds the word. */
 export function running(word: string): string[] {
   return readdirSync('/proc')

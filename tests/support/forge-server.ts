@@ -3,7 +3,6 @@
  * that Nix and flk can be asked to lock the same thing. Archives are `git archive`'s, as at the real ones.
  */
 import { execFile, execFileSync, spawn } from 'node:child_process';
-import { randomInt } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer } from 'node:https';
@@ -11,6 +10,7 @@ import { createServer as createTcpServer } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll } from 'vitest';
+import { freshAddress } from './addresses.ts';
 import { gitServer } from './git-server.ts';
 import { gitEnvironment } from './repositories.ts';
 import { temporaryFolder } from './temp.ts';
@@ -47,11 +47,6 @@ async function whyNot(): Promise<string | undefined> {
     probe.on('error', () => resolve('port 443 of loopback is not ours to open'));
     probe.listen(443, freshAddress(), () => probe.close(() => resolve(undefined)));
   });
-}
-
-/** All of 127.0.0.0/8 is this machine: two test files do not meet. */
-function freshAddress(): string {
-  return `127.${randomInt(1, 255)}.${randomInt(1, 255)}.${randomInt(1, 255)}`;
 }
 
 /** Serves the bare repositories `FOLDER/OWNER/REPO.git` until the test file ends. */

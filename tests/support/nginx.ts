@@ -1,12 +1,11 @@
 /** nginx from the engines root in front of a folder: a server that many caches stand behind, and that is not ours. */
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
-import type { AddressInfo } from 'node:net';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { onTestFinished } from 'vitest';
+import { freePlace } from './addresses.ts';
 import { temporaryFolder } from './temp.ts';
 
 const enginesRoot = process.env.FLK_ENGINES ?? '/opt/flk-engines';
@@ -30,7 +29,7 @@ export interface Nginx {
 export async function startNginx(folder: string): Promise<Nginx> {
   const place = temporaryFolder();
   mkdirSync(join(place, 'body'));
-  const port = await freePort();
+  const { host, port } = await freePlace();
   const log = join(place, 'access.log');
   const file = join(place, 'nginx.conf');
   writeFileSync(
@@ -48,7 +47,7 @@ http {
   client_max_body_size 0;
   types { text/x-nix-narinfo narinfo; application/x-nix-nar nar xz zst; }
   server {
-    listen 127.0.0.1:${port};
+    listen ${host}:${port};
     location / {
       root ${folder};
       dav_methods PUT;
@@ -67,7 +66,7 @@ http {
     child.kill('SIGTERM');
     await over;
   });
-  const url = `http://127.0.0.1:${port}`;
+  const url = `http://${host}:${port}`;
   for (let tries = 0; ; tries++) {
     const answers = await fetch(url).then(
       () => true,
@@ -79,12 +78,4 @@ http {
     await sleep(100);
   }
   return { url, requests: () => readFileSync(log, 'utf8').trim().split('\n').slice(1) };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((done) => server.close(done));
-  return port;
 }

@@ -1,12 +1,12 @@
 /** A real sshd on loopback, as an ordinary user, with keys of its own; it ends with the test file. */
 import { execFileSync, spawn } from 'node:child_process';
-import { accessSync, constants, existsSync, mkdirSync, rmdirSync, writeFileSync } from 'node:fs';
-import type { AddressInfo } from 'node:net';
-import { connect, createServer } from 'node:net';
+import { accessSync, constants, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll } from 'vitest';
+import { freePlace } from './addresses.ts';
 import { temporaryFolder } from './temp.ts';
 
 /** sshd wants to be called by its whole path, and is often not on an ordinary user's. */
@@ -23,7 +23,7 @@ export const sshReason = sshAvailable ? '(with sshd)' : '(skipped: no sshd or no
 
 export interface SshServer {
   readonly port: number;
-  /** `ssh://USER@127.0.0.1:PORT` */
+  /** `ssh://USER@HOST:PORT` */
   readonly base: string;
   /** A GIT_SSH_COMMAND that has the right key and knows the host. */
   readonly command: string;
@@ -52,16 +52,15 @@ export async function sshServer(): Promise<SshServer> {
   const publicKey = (name: string): string =>
     execFileSync('ssh-keygen', ['-y', '-f', at(name)], { encoding: 'utf8' }).trim();
   writeFileSync(at('authorized'), `${publicKey('key')}\n`, { mode: 0o600 });
-  const port = await freePort();
-  const host = `[127.0.0.1]:${port}`;
-  writeFileSync(at('known'), `${host} ${publicKey('host')}\n`);
-  writeFileSync(at('remembered'), `${host} ${publicKey('other-host')}\n`);
+  const { host, port } = await freePlace();
+  writeFileSync(at('known'), `[${host}]:${port} ${publicKey('host')}\n`);
+  writeFileSync(at('remembered'), `[${host}]:${port} ${publicKey('other-host')}\n`);
   writeFileSync(at('nobody'), '');
   writeFileSync(
     at('config'),
     [
       `Port ${port}`,
-      'ListenAddress 127.0.0.1',
+      `ListenAddress ${host}`,
       `HostKey ${at('host')}`,
       `AuthorizedKeysFile ${at('authorized')}`,
       `PidFile ${at('run/pid')}`,
@@ -73,9 +72,8 @@ export async function sshServer(): Promise<SshServer> {
       '',
     ].join('\n'),
   );
-  // As root it wants the folder that a service would have made for it.
-  const isMade = process.getuid?.() === 0 && mkdirSync('/run/sshd', { recursive: true }) !== undefined;
-  if (isMade) open.push(() => rmdirSync('/run/sshd'));
+  // As root it wants the folder that a service would have made for it, for each connection too: it stays, others may use it.
+  if (process.getuid?.() === 0) mkdirSync('/run/sshd', { recursive: true });
   const child = spawn(sshd, ['-D', '-e', '-f', at('config')], { stdio: ['ignore', 'ignore', 'pipe'] });
   let said = '';
   child.stderr.on('data', (chunk: Buffer) => {
@@ -83,8 +81,8 @@ export async function sshServer(): Promise<SshServer> {
   });
   open.push(() => child.kill());
   for (let i = 0; ; i++) {
-    if (await answers(port)) break;
-    if (child.exitCode !== null || i > 200) throw new Error(`sshd does not start: ${said}`);
+    if (await answers(host, port)) break;
+    if (child.exitCode !== null || i > 1000) throw new Error(`sshd does not start: ${said}`);
     await sleep(25);
   }
   const client = (key: string, known: string): string =>
@@ -94,7 +92,7 @@ export async function sshServer(): Promise<SshServer> {
     ].join(' ');
   return {
     port,
-    base: `ssh://${userInfo().username}@127.0.0.1:${port}`,
+    base: `ssh://${userInfo().username}@${host}:${port}`,
     command: client('key', 'known'),
     strange: client('strange', 'known'),
     deceived: client('key', 'remembered'),
@@ -102,17 +100,9 @@ export async function sshServer(): Promise<SshServer> {
   };
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
-function answers(port: number): Promise<boolean> {
+function answers(host: string, port: number): Promise<boolean> {
   return new Promise((resolve) => {
-    const socket = connect(port, '127.0.0.1');
+    const socket = connect(port, host);
     socket.on('data', () => {
       socket.destroy();
       resolve(true);

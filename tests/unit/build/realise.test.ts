@@ -261,11 +261,12 @@ describe('realise', () => {
     const names = Array.from({ length: 8 }, (_, i) => `p${i}`);
     for (const name of names) graph.add(name);
     graph.add('top', { needs: names });
-    const slow: Action = async (_, place) => {
-      await sleep(20);
+    const together: Action = async (_, place) => {
+      while (engine.most < 3) await sleep(1);
+      await sleep(5);
       writeFileSync(place('out'), randomBytes(4));
     };
-    const engine = new FakeEngine(Object.fromEntries(names.map((name) => [name, slow])));
+    const engine = new FakeEngine(Object.fromEntries(names.map((name) => [name, together])));
     await run(engine, graph.top('top'), { jobs: 3 });
     expect(engine.most).toBe(3);
   });
@@ -286,7 +287,7 @@ describe('realise', () => {
         begun.push(engine.requests.length);
       }
       // It keeps its place meanwhile.
-      if (entries[0]?.info.deriver === graph.drv('b')) await sleep(60);
+      if (entries[0]?.info.deriver === graph.drv('b')) while (begun.length === 0) await sleep(1);
       return register(entries, options);
     });
     await run(engine, graph.top('top'), { jobs: 1 });
@@ -298,11 +299,12 @@ describe('realise', () => {
   it('builds several packages together, as many at a time as it may', async () => {
     const graph = new Graph().add('shared');
     for (const name of ['a', 'b', 'c']) graph.add(name, { needs: ['shared'] });
-    const slow: Action = async (_, place) => {
-      await sleep(20);
+    const together: Action = async (_, place) => {
+      while (engine.most < 2) await sleep(1);
+      await sleep(5);
       writeFileSync(place('out'), '');
     };
-    const engine = new FakeEngine({ a: slow, b: slow, c: slow });
+    const engine = new FakeEngine({ a: together, b: together, c: together });
     const context = { store, engine, reporter: silent, download: noDownload };
     const tops = ['a', 'b', 'c'].map((name) => graph.top(name));
     const results = await realiseAll(context, tops, { jobs: 2, cores: 1 });

@@ -1,12 +1,13 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, writeFileSync } from 'node:fs';
-import { createConnection, createServer } from 'node:net';
+import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it, onTestFinished } from 'vitest';
 import { silent } from '../../../src/base/events.ts';
 import { parseFlakeRef, refToAttributes } from '../../../src/flake/flake-ref.ts';
 import { Sources } from '../../../src/sources/source.ts';
+import { freePlace } from '../../support/addresses.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
 import { git, gitEnvironment } from '../../support/repositories.ts';
 import { temporaryFolder } from '../../support/temp.ts';
@@ -15,17 +16,9 @@ import { temporaryFolder } from '../../support/temp.ts';
 const noDaemon = spawnSync('git', ['daemon', '--no-such-option']).status !== 129;
 const reason = noDaemon ? ' (skipped: this git has no daemon)' : '';
 
-const freePort = (): Promise<number> =>
+const answers = (host: string, port: number): Promise<boolean> =>
   new Promise((resolve) => {
-    const server = createServer().listen(0, '127.0.0.1', () => {
-      const address = server.address();
-      server.close(() => resolve(typeof address === 'object' && address ? address.port : 0));
-    });
-  });
-
-const answers = (port: number): Promise<boolean> =>
-  new Promise((resolve) => {
-    const socket = createConnection(port, '127.0.0.1');
+    const socket = createConnection(port, host);
     socket.on('connect', () => resolve(true)).on('error', () => resolve(false));
     socket.on('connect', () => socket.destroy());
   });
@@ -39,8 +32,8 @@ async function served() {
   git(repository, 'init', '-q', '-b', 'main');
   git(repository, 'add', '-A');
   git(repository, '-c', 'user.name=A', '-c', 'user.email=a@example.org', 'commit', '-q', '-m', 'one');
-  const port = await freePort();
-  const options = ['--export-all', '--listen=127.0.0.1', `--port=${port}`];
+  const { host, port } = await freePlace();
+  const options = ['--export-all', `--listen=${host}`, `--port=${port}`];
   const daemon = spawn('git', ['daemon', ...options, `--base-path=${join(home, 'served')}`], {
     env: gitEnvironment,
     stdio: 'ignore',
@@ -48,9 +41,9 @@ async function served() {
     detached: true,
   });
   onTestFinished(() => void process.kill(-daemon.pid!));
-  while (!(await answers(port))) await sleep(20);
+  while (!(await answers(host, port))) await sleep(20);
   const sources = new Sources({ cacheFolder: join(home, 'cache'), reporter: silent });
-  const url = `git://127.0.0.1:${port}/repo`;
+  const url = `git://${host}:${port}/repo`;
   return {
     url,
     rev: git(repository, 'rev-parse', 'HEAD'),

@@ -1,5 +1,5 @@
 import { mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { request as httpRequest } from 'node:http';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -356,27 +356,19 @@ describe('clients of all sorts', () => {
     const { url, store, server } = await serveStore();
     const big = directory({ big: file('x'.repeat(32 * 1024 * 1024)) });
     const { nar } = await lookUp(url, (await add(store, 'big', big)).path);
-    const slow = new Promise<number>((done, fail) => {
-      httpRequest(nar, { agent: false }, async (response) => {
-        let size = 0;
-        response.on('error', fail);
-        response.on('end', () => done(size));
-        await sleep(200);
-        response.on('data', (chunk: Buffer) => {
-          size += chunk.length;
-        });
-      }).end();
-    });
-    const stalled = new Promise<unknown>((done) => {
-      httpRequest(nar, { agent: false }, (response) => {
-        response.on('error', done);
-        setTimeout(() => response.resume(), 2500);
-      }).end();
-    });
-    await sleep(100);
-    await server.stop(1500);
-    expect(await slow).toBeGreaterThan(32 * 1024 * 1024);
-    expect(await stalled).toMatchObject({ code: 'ECONNRESET' });
+    const begun = (): Promise<IncomingMessage> =>
+      new Promise((done, fail) => {
+        httpRequest(nar, { agent: false }, done).on('error', fail).end();
+      });
+    const [slow, stalled] = await Promise.all([begun(), begun()]);
+    const cut = new Promise((done) => stalled.on('error', done));
+    const stopped = server.stop(4000);
+    let size = 0;
+    for await (const chunk of slow) size += (chunk as Buffer).length;
+    await stopped;
+    stalled.resume();
+    expect(size).toBeGreaterThan(32 * 1024 * 1024);
+    expect(await cut).toMatchObject({ code: 'ECONNRESET' });
     await expect(ask(`${url}/nix-cache-info`)).rejects.toMatchObject({ code: 'ECONNREFUSED' });
   });
 
