@@ -7,6 +7,7 @@ import type { PublicKey } from '../formats/signature.ts';
 import type { StorePath } from '../formats/store-path.ts';
 import type { CacheAnswers } from '../store/caches/answers.ts';
 import { type BinaryCache, type CacheAddress, parseCacheAddress } from '../store/caches/cache.ts';
+import type { S3Place } from '../store/caches/s3-address.ts';
 import type { Store } from '../store/store.ts';
 import type {
   CacheSubstituter,
@@ -45,6 +46,7 @@ async function cacheAt(context: CacheContext, { place }: CacheAddress): Promise<
     const { FolderCache } = await import('../store/caches/folder-cache.ts');
     return new FolderCache(place.path);
   }
+  if (place.kind === 's3') return await bucketAt(context, place);
   const [{ HttpCache }, { HttpCacheTransport }, { HttpClient }, { Credentials }, settings] =
     await Promise.all([
       import('../store/caches/http-cache.ts'),
@@ -61,6 +63,48 @@ async function cacheAt(context: CacheContext, { place }: CacheAddress): Promise<
     credentials: new Credentials({ accessTokens, netrcFile, env, reporter }),
   });
   return new HttpCache(place.url, new HttpCacheTransport(client, { reporter, signal, offline }));
+}
+
+async function bucketAt(context: CacheContext, place: S3Place): Promise<BinaryCache> {
+  const [
+    { HttpCache },
+    { S3Transport },
+    { S3Client },
+    { HttpClient },
+    { findAwsIdentity },
+    { defaultRegion, s3Base, s3Name },
+    { sslCertFile },
+  ] = await Promise.all([
+    import('../store/caches/http-cache.ts'),
+    import('../sources/s3-transport.ts'),
+    import('../sources/s3-client.ts'),
+    import('../sources/http.ts'),
+    import('../sources/aws-credentials.ts'),
+    import('../store/caches/s3-address.ts'),
+    context.settings(),
+  ]);
+  const { env, reporter, signal, offline } = context;
+  const { bucket, storageClass, multipartThreshold, partSize } = place;
+  const identity = await findAwsIdentity(env, place.profile);
+  const region = place.region ?? identity.region ?? defaultRegion;
+  const base = s3Base(place, region);
+  const caFiles = sslCertFile === undefined ? [] : [sslCertFile];
+  const signing = { origin: base.origin, bucket, region, identity };
+  // Ctrl-C does not end what cleans up after it.
+  const cleaning = new HttpClient({ caFiles, connectTimeout: 3_000, idleTimeout: 3_000 });
+  const transport = new S3Transport(new S3Client(new HttpClient({ signal, caFiles }), signing), {
+    reporter,
+    signal,
+    offline,
+    storageClass,
+    multipartThreshold,
+    partSize,
+    cleaner: new S3Client(cleaning, signing),
+  });
+  const access = identity.keys
+    ? `${identity.origin} must be allowed to read the bucket`
+    : `where not everybody may read the bucket, it takes keys: ${identity.origin}`;
+  return new HttpCache(base, transport, { url: s3Name(place), access });
 }
 
 /** What is substituted from where nobody names a cache, into this store or the context's; undefined where nothing is. */
@@ -83,7 +127,7 @@ export async function openConfiguredSubstituter(
   });
 }
 
-const isServer = (text: string, cwd: string): boolean => parseCacheAddress(text, cwd).place.kind === 'server';
+const isServer = (text: string, cwd: string): boolean => parseCacheAddress(text, cwd).place.kind !== 'folder';
 
 /** Whose signatures count: those that the command line names, else those that are set. */
 export async function trustedKeys(context: CacheContext): Promise<readonly string[]> {

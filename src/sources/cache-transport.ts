@@ -30,10 +30,10 @@ const progress = 2 ** 20;
 const maxRedirects = 5;
 
 export class HttpCacheTransport implements CacheTransport {
-  readonly #client: HttpClient;
+  readonly #client: Pick<HttpClient, 'send'>;
   readonly #options: CacheTransportOptions;
 
-  constructor(client: HttpClient, options: CacheTransportOptions) {
+  constructor(client: Pick<HttpClient, 'send'>, options: CacheTransportOptions) {
     this.#client = client;
     this.#options = options;
   }

@@ -58,7 +58,7 @@ export interface OpenedUrl {
  * under a condition.
  * Throws FLK_NETWORK, FLK_HTTP_STATUS, also for a redirect to another kind of URL, FLK_HTTP_AUTH, FLK_INTERRUPTED.
  */
-export async function openUrl(client: HttpClient, request: OpenRequest): Promise<OpenedUrl> {
+export async function openUrl(client: Pick<HttpClient, 'send'>, request: OpenRequest): Promise<OpenedUrl> {
   let url = request.url;
   for (let redirects = 0; redirects <= maxRedirects; redirects++) {
     const own = url.origin === request.url.origin ? request.own : undefined;

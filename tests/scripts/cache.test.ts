@@ -112,9 +112,6 @@ describe('flk cache push and pull', () => {
     expect(nowhere.stderr).toContain('FLK_NETWORK');
     const offline = await world.flk(['cache', 'pull', '--offline', 'http://127.0.0.1:1/', other]);
     expect(offline.stderr).toContain('FLK_OFFLINE');
-    const s3 = await world.flk(['cache', 'pull', 's3://bucket', other]);
-    expect(s3.status).toBe(2);
-    expect(s3.stderr).toContain('S3');
     const [nar] = readdirSync(join(world.folder, 'cache/nar'));
     writeFileSync(join(world.folder, 'cache/nar', nar!), 'nonsense');
     const damaged = await world.flk(['cache', 'pull', 'cache', path, '--store', 'other']);

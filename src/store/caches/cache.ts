@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { FlkError } from '../../base/errors.ts';
 import type { NarInfo } from '../../formats/narinfo.ts';
 import { type StorePath, storeDir } from '../../formats/store-path.ts';
+import { parseS3Address, type S3Place } from './s3-address.ts';
 
 /** `nix-cache-info`. */
 export interface CacheInfo {
@@ -62,7 +63,8 @@ export type Packing = (typeof packings)[number];
 export interface CacheAddress {
   readonly place:
     | { readonly kind: 'folder'; readonly path: string }
-    | { readonly kind: 'server'; readonly url: URL };
+    | { readonly kind: 'server'; readonly url: URL }
+    | S3Place;
   /** Instead of what the cache itself says. */
   readonly priority?: number;
   /** Its paths are taken unsigned. */
@@ -71,7 +73,7 @@ export interface CacheAddress {
   readonly packing?: Packing;
 }
 
-/** Reads `https://…`, `http://…`, `file:///…` or a folder, which counts from `cwd`. Throws FLK_USAGE. */
+/** Reads `https://…`, `http://…`, `s3://BUCKET`, `file:///…` or a folder, which counts from `cwd`. Throws FLK_USAGE. */
 export function parseCacheAddress(text: string, cwd: string): CacheAddress {
   const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(text)?.[1]?.toLowerCase();
   if (scheme === undefined) {
@@ -79,8 +81,7 @@ export function parseCacheAddress(text: string, cwd: string): CacheAddress {
     return addressOf({ kind: 'folder', path: resolve(cwd, path) }, new URLSearchParams(query), text);
   }
   const url = URL.canParse(text) ? new URL(text) : undefined;
-  if (scheme === 's3')
-    throw unusable(text, 'flk does not speak to S3 yet', 'name the bucket by its https:// address');
+  if (url && scheme === 's3') return addressOf(parseS3Address(url), url.searchParams, text);
   if (url && (scheme === 'https' || scheme === 'http') && url.host !== '') {
     const options = new URLSearchParams(url.search);
     url.search = '';
@@ -95,7 +96,7 @@ export function parseCacheAddress(text: string, cwd: string): CacheAddress {
   throw unusable(
     text,
     'this is not the address of a binary cache',
-    'https://HOST/PATH, file:///FOLDER or a folder',
+    'https://HOST/PATH, s3://BUCKET, file:///FOLDER or a folder',
   );
 }
 

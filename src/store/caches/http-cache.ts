@@ -1,23 +1,33 @@
 /** A binary cache on a server. */
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
+import { Readable } from 'node:stream';
 import { FlkError } from '../../base/errors.ts';
 import { maxNarInfoSize, type NarInfo, parseNarInfo, printNarInfo } from '../../formats/narinfo.ts';
 import { hashPart, type StorePath } from '../../formats/store-path.ts';
 import { type BinaryCache, type CacheInfo, maxCacheInfoSize, newCacheInfo, parseCacheInfo } from './cache.ts';
 import type { CacheTransport, Upload } from './transport.ts';
 
+/** Where a cache is known by another name than its web address. */
+interface NamedCache {
+  readonly url?: string;
+  /** What lets one in, for a hint. */
+  readonly access?: string;
+}
+
 export class HttpCache implements BinaryCache {
   readonly url: string;
   readonly local = false;
   readonly #base: URL;
   readonly #transport: CacheTransport;
+  readonly #access: string;
 
   /** The address ends in a slash and has no query. */
-  constructor(base: URL, transport: CacheTransport) {
+  constructor(base: URL, transport: CacheTransport, named: NamedCache = {}) {
     this.#base = base;
     this.#transport = transport;
-    this.url = `${base.origin}${base.pathname}`.replace(/\/$/, '');
+    this.url = named.url ?? `${base.origin}${base.pathname}`.replace(/\/$/, '');
+    this.#access = named.access ?? 'a cache that wants a login takes it from netrc';
   }
 
   async info(): Promise<CacheInfo> {
@@ -25,7 +35,7 @@ export class HttpCache implements BinaryCache {
     if (text === undefined)
       throw new FlkError('FLK_CACHE_INVALID', `there is no binary cache at ${this.url}`, {
         facts: { wanted: `${this.url}/nix-cache-info` },
-        hint: 'check the address; a cache that wants a login takes it from netrc',
+        hint: `check the address; ${this.#access}`,
       });
     return parseCacheInfo(text, this.url);
   }
@@ -50,7 +60,10 @@ export class HttpCache implements BinaryCache {
     const place = this.#at(url);
     if (await this.#transport.has(place)) return;
     const { size } = await stat(file);
-    const open = (): AsyncIterable<Buffer> => createReadStream(file, { highWaterMark: 256 * 1024 });
+    const open = (from = 0, to = size): AsyncIterable<Buffer> =>
+      to > from
+        ? createReadStream(file, { start: from, end: to - 1, highWaterMark: 256 * 1024 })
+        : Readable.from([]);
     await this.#transport.put(place, { size, open }, 'application/x-nix-nar');
   }
 
@@ -86,8 +99,8 @@ function uploadOf(text: string): Upload {
   const bytes = Buffer.from(text);
   return {
     size: bytes.length,
-    open: async function* () {
-      yield bytes;
+    open: async function* (from, to) {
+      yield bytes.subarray(from, to);
     },
   };
 }

@@ -15,5 +15,6 @@ export interface CacheTransport {
 /** Opened anew for each attempt. */
 export interface Upload {
   readonly size: number;
-  open(): AsyncIterable<Buffer>;
+  /** The bytes from `from` up to `to`; all of them by default. */
+  open(from?: number, to?: number): AsyncIterable<Buffer>;
 }

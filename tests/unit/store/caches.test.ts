@@ -38,7 +38,6 @@ describe('the address of a cache', () => {
   });
 
   it.each([
-    's3://bucket',
     'ssh://h',
     'ftp://h/x',
     'file://host/x',
