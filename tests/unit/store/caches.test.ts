@@ -37,15 +37,12 @@ describe('the address of a cache', () => {
     expect(parseCacheAddress(text, '/cwd')).toMatchObject(address);
   });
 
-  it.each([
-    'ssh://h',
-    'ftp://h/x',
-    'file://host/x',
-    'https://h?priority=high',
-    'https://h?compression=lzma',
-  ])('may not be %s', (text) => {
-    expect(thrownBy(() => parseCacheAddress(text, '/cwd')).code).toBe('FLK_USAGE');
-  });
+  it.each(['ssh://h', 'ftp://h/x', 'file://host/x', 'https://h?priority=high', 'https://h?compression=lzma'])(
+    'may not be %s',
+    (text) => {
+      expect(thrownBy(() => parseCacheAddress(text, '/cwd')).code).toBe('FLK_USAGE');
+    },
+  );
 
   it('is never repeated with what may be a secret', () => {
     const error = thrownBy(() => parseCacheAddress('s3://me:hush@bucket?token=hush', '/'));
