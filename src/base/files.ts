@@ -132,6 +132,12 @@ export async function takeFileLock(
   };
 }
 
+/** Whether a living process holds the lock at `path`. */
+export async function isFileLocked(path: string): Promise<boolean> {
+  const owner = ownerOf(path);
+  return owner !== undefined && !(await isAbandoned(path, owner));
+}
+
 async function take(path: string, owner: string): Promise<boolean> {
   if (mark(path, owner)) return true;
   const holder = ownerOf(path);

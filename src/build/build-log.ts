@@ -144,30 +144,32 @@ export async function readLog(root: string, drvPath: StorePath): Promise<Readabl
 /** Milliseconds between two looks at a log that grows. */
 const followEvery = 200;
 
-/**
- * The same, and of a build that runs all that it will print. Where a build was killed nothing tells that there is no more: then it
- * ends only with the signal.
- */
+/** The same, and of a build that runs all that it will print. `isBuilding`: whether anybody builds the derivation. */
 export async function followLog(
   root: string,
   drvPath: StorePath,
+  isBuilding: () => Promise<boolean>,
   signal: AbortSignal,
 ): Promise<Readable | undefined> {
   const plain = await openIfExists(logPath(root, drvPath));
-  return plain ? Readable.from(growing(plain, signal)) : readLog(root, drvPath);
+  return plain ? Readable.from(growing(plain, isBuilding, signal)) : readLog(root, drvPath);
 }
 
-async function* growing(file: FileHandle, signal: AbortSignal): AsyncGenerator<Buffer> {
+async function* growing(
+  file: FileHandle,
+  isBuilding: () => Promise<boolean>,
+  signal: AbortSignal,
+): AsyncGenerator<Buffer> {
   try {
     for (;;) {
-      // At its end the file loses its name: what it holds then is all.
-      const { nlink } = await file.stat();
+      // At its end the file loses its name; that of a build that was killed does not. What it holds then is all.
+      const isOver = !(await isBuilding()) || (await file.stat()).nlink === 0;
       for (;;) {
         const { bytesRead, buffer } = await file.read();
         if (bytesRead === 0) break;
         yield Buffer.from(buffer.subarray(0, bytesRead));
       }
-      if (nlink === 0) return;
+      if (isOver) return;
       await sleep(followEvery, undefined, { signal });
     }
   } finally {

@@ -7,7 +7,7 @@ import { join, resolve } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
-import { makeFolder, ownerName, unwritable, withFileLock } from '../base/files.ts';
+import { isFileLocked, makeFolder, ownerName, unwritable, withFileLock } from '../base/files.ts';
 import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
 import { hashTree, NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
 import { baseNameOf, hashPart, makeSourcePath, makeTextPath, type StorePath } from '../formats/store-path.ts';
@@ -50,6 +50,8 @@ export interface Store {
   register(entries: readonly Entry[], options?: { replace?: boolean }): Promise<void>;
   /** Runs `work` while nobody else, here or in another process, builds or writes these paths. Within, they may be locked again. */
   withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>, signal?: AbortSignal): Promise<T>;
+  /** Whether somebody, on this machine, holds the path's lock: who makes or replaces it. */
+  isLocked(path: StorePath): Promise<boolean>;
   /** The bytes on disk against the record; throws FLK_STORE_CORRUPT. */
   verifyPath(path: StorePath, signal?: AbortSignal): Promise<void>;
   /** The same for many, by default all; some at a time, told in the order of the paths. */
@@ -323,6 +325,10 @@ class DiskStore implements Store {
       return withFileLock(join(this.#places.locks, hashPart(first)), () => lock(rest), { signal });
     };
     return lock(needed.sort(compareBytes));
+  }
+
+  isLocked(path: StorePath): Promise<boolean> {
+    return isFileLocked(join(this.#places.locks, hashPart(path)));
   }
 
   async verifyPath(path: StorePath, signal?: AbortSignal): Promise<void> {

@@ -1,10 +1,11 @@
 /** `flk log`, and the options that limit builds, on the command line. */
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { flakeWorld } from '../support/cli.ts';
 
+const program = join(import.meta.dirname, '../../bin/flk.js');
 const works = (...command: [string, ...string[]]): boolean =>
   spawnSync(command[0], command.slice(1)).status === 0;
 const canSandbox =
@@ -48,6 +49,21 @@ describe.skipIf(!canSandbox)(`builds${canSandbox ? '' : ' (skipped: no sandbox)'
     expect(kept.error.hint).toMatch(/^flk log \/nix\/store\/.*-bad\.drv$/);
     const log = await world.flk(kept.error.hint.split(' ').slice(1));
     expect(log.stdout).toBe('==> buildPhase\noops\n');
+  });
+
+  it('that are killed have a log that ends', async () => {
+    const world = flakeWorld(manifest);
+    const args = [program, 'build', '--no-link', '.#chatty'];
+    const child = spawn(process.execPath, args, { cwd: world.folder, env: world.env, stdio: 'ignore' });
+    const over = new Promise((done) => child.once('exit', done));
+    const isWriting = async (): Promise<string> => (await world.flk(['log', '.#chatty'])).stdout;
+    await expect.poll(isWriting).toContain('still here');
+    const following = world.flk(['log', '-f', '.#chatty']);
+    child.kill('SIGKILL');
+    await over;
+    const { status, stdout } = await following;
+    expect(status).toBe(0);
+    expect(stdout).toContain('==> installPhase\nstill here\n');
   });
 
   it.each([

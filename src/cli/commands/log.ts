@@ -1,11 +1,14 @@
 /** `flk log`: what the last build of something printed. */
+import { readFile } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
 import { Readable } from 'node:stream';
 import { FlkError, systemCode } from '../../base/errors.ts';
 import { followLog, readLog } from '../../build/build-log.ts';
 import { instantiate } from '../../build/instantiate.ts';
+import { parseDerivation } from '../../formats/derivation.ts';
 import { baseNameOf, type StorePath } from '../../formats/store-path.ts';
 import { cleanLine } from '../../report/text.ts';
+import type { Store } from '../../store/store.ts';
 import { hostSystem, openOne } from '../building.ts';
 import { openCache } from '../caches.ts';
 import type { Context } from '../context.ts';
@@ -28,9 +31,10 @@ export async function runLog(context: Context): Promise<number> {
 
 async function printLog(context: Context, subject: string): Promise<void> {
   const drvPath = await derivationOf(context, subject);
-  const { root } = await context.store();
-  const follow = context.flags.follow && !context.flags.json;
-  const log = await (follow ? followLog(root, drvPath, context.signal) : readLog(root, drvPath));
+  const store = await context.store();
+  const log = await (context.flags.follow && !context.flags.json
+    ? followLog(store.root, drvPath, () => isBuilding(store, drvPath), context.signal)
+    : readLog(store.root, drvPath));
   const text = log ?? (await fromCaches(context, drvPath));
   if (text === undefined) throw noLog(subject, drvPath);
   if (context.flags.json) {
@@ -47,6 +51,14 @@ async function printLog(context: Context, subject: string): Promise<void> {
     },
     { terminal: true },
   );
+}
+
+/** Who builds a derivation holds the locks of its outputs, and it is in the store. */
+async function isBuilding(store: Store, drvPath: StorePath): Promise<boolean> {
+  if (!store.query(drvPath)) return false;
+  const { outputs } = parseDerivation(await readFile(store.physical(drvPath), 'utf8'));
+  for (const { path } of outputs.values()) if (!(await store.isLocked(path))) return false;
+  return true;
 }
 
 /** What was built to make something: a package of a flake, an output, or the derivation itself. */

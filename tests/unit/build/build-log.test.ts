@@ -77,29 +77,47 @@ describe('the log of a build', () => {
   it('is followed to its end', async () => {
     const root = temporaryFolder();
     const signal = new AbortController().signal;
-    expect(await followLog(root, drv, signal)).toBeUndefined();
+    const follow = () => followLog(root, drv, async () => true, signal);
+    expect(await follow()).toBeUndefined();
     const log = await BuildLog.create(root, drv);
     log.add('one');
     await nextTurn();
-    const following = (await followLog(root, drv, signal))!.toArray();
+    const following = (await follow())!.toArray();
     log.add('two');
     await nextTurn();
     log.add('three');
     await log.close();
     expect((await following).join('')).toBe('one\ntwo\nthree\n');
-    expect((await (await followLog(root, drv, signal))!.toArray()).join('')).toBe('one\ntwo\nthree\n');
+    expect((await (await follow())!.toArray()).join('')).toBe('one\ntwo\nthree\n');
   });
 
   it('is followed until one has enough', async () => {
     const root = temporaryFolder();
     const controller = new AbortController();
     const log = await BuildLog.create(root, drv);
-    log.add('killed');
+    log.add('one');
     await nextTurn();
-    const following = (await followLog(root, drv, controller.signal))!.toArray();
+    const following = (await followLog(root, drv, async () => true, controller.signal))!.toArray();
     controller.abort();
     await expect(following).rejects.toThrow();
     await log.close();
+  });
+
+  it('is followed no further than who writes it lived', async () => {
+    const root = temporaryFolder();
+    const log = await BuildLog.create(root, drv);
+    log.add('one');
+    await nextTurn();
+    // It ends between two looks, and not without a last word.
+    let looks = 0;
+    const isBuilding = async (): Promise<boolean> => {
+      if (++looks === 2) log.add('two');
+      await nextTurn();
+      return looks < 2;
+    };
+    const following = (await followLog(root, drv, isBuilding, new AbortController().signal))!;
+    expect((await following.toArray()).join('')).toBe('one\ntwo\n');
+    expect(looks).toBe(2);
   });
 
   it('tells when its file is damaged', async () => {
