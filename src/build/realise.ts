@@ -367,7 +367,7 @@ class Realisation {
           throwIfAborted(signal);
           return await take(taken);
         } catch (error) {
-          throw asFlkError(error).within(name);
+          throw asFlkError(await (built.failed?.(error) ?? error)).within(name);
         } finally {
           await built.dispose();
         }

@@ -1,6 +1,6 @@
 /** `flk log`, and the options that limit builds, on the command line. */
 import { spawn, spawnSync } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { flakeWorld } from '../support/cli.ts';
@@ -49,6 +49,30 @@ describe.skipIf(!canSandbox)(`builds${canSandbox ? '' : ' (skipped: no sandbox)'
     expect(kept.error.hint).toMatch(/^flk log \/nix\/store\/.*-bad\.drv$/);
     const log = await world.flk(kept.error.hint.split(' ').slice(1));
     expect(log.stdout).toBe('==> buildPhase\noops\n');
+  });
+
+  it.each([
+    ['a missing output', 'FLK_BUILD_OUTPUT_MISSING', 'installPhase: echo half > half'],
+    [
+      'an output no store can hold',
+      'FLK_BUILD_OUTPUT_INVALID',
+      'installPhase: echo half > half; mkfifo $out',
+    ],
+    [
+      'an output with another hash',
+      'FLK_FETCH_HASH_MISMATCH',
+      `outputHash: sha256-${'A'.repeat(43)}=\n    installPhase: echo half > half; echo > $out`,
+    ],
+  ])('that leave %s are kept, too', async (_what, code, lines) => {
+    const world = flakeWorld(`packages:\n  default:\n    toolchain: host\n    ${lines}\n`);
+    const plain = JSON.parse((await world.flk(['build', '--json'])).stdout);
+    expect(plain.error.code).toBe(code);
+    expect(plain.error.facts.kept).toBeUndefined();
+    const kept = JSON.parse((await world.flk(['build', '--json', '-K'])).stdout);
+    expect(kept.error.code).toBe(code);
+    expect(readFileSync(join(kept.error.facts.kept, 'half'), 'utf8')).toBe('half\n');
+    expect(readFileSync(join(kept.error.facts.kept, 'env-vars'), 'utf8')).toContain('export out=');
+    expect(readdirSync(join(world.home, 'data/flk/nix/var/flk/stage'))).toEqual([]);
   });
 
   it('that are killed have a log that ends', async () => {

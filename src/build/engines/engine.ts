@@ -45,6 +45,11 @@ export interface BuiltOutputs {
   readonly outputs: ReadonlyMap<string, string>;
   /** Has what the build left behind removed, at once or by and by. */
   dispose(): Promise<void>;
+  /**
+   * For an error that says what is wrong with the outputs, before `dispose`: keeps what a failed build leaves where that is wanted, and
+   * gives the error with the place of it.
+   */
+  failed?(error: unknown): Promise<unknown>;
 }
 
 /** Why an engine does not take something, to be read after its name: `nix: it has no toolchain: host`. */

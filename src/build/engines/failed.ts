@@ -13,7 +13,8 @@ const maxKept = 1000;
 
 /**
  * Moves the build folder of a failed build to `PARENT/NAME-0`, or the first number that is free, and writes `env-vars` into it, to be
- * read by a shell: the builder's environment. Gives the error with the place in its facts; or as it was, where no builder was at fault.
+ * read by a shell: the builder's environment. Gives the error with the place in its facts; or as it was, where neither a builder nor
+ * its output was at fault.
  */
 export async function keepBuildFolder(
   parent: string,
@@ -22,7 +23,7 @@ export async function keepBuildFolder(
   thrown: unknown,
 ): Promise<FlkError> {
   const error = asFlkError(thrown);
-  if (!/^FLK_BUILD_/.test(error.code)) return error;
+  if (!/^FLK_(BUILD_|FETCH_HASH_MISMATCH$)/.test(error.code)) return error;
   const name = baseNameOf(request.drvPath)
     .slice(33)
     .replace(/\.drv$/, '');

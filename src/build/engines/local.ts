@@ -97,7 +97,7 @@ function buildIn(
   request: BuildRequest,
 ): Promise<BuiltOutputs | { readonly notStarted: readonly string[] }> {
   const physical = (path: StorePath): string => place.store.physical(path);
-  return inStage(place, request, async ({ folder, scratch, dispose }) => {
+  return inStage(place, request, async ({ folder, scratch, dispose, failed }) => {
     const surroundings = surroundingsOf(request.variation);
     const base = await place.workshop.base(request.toolchain, surroundings.user);
     const view = await isolatedView(base, scratch, request.closure, physical, surroundings);
@@ -109,7 +109,7 @@ function buildIn(
       return { notStarted: ended.lastLines };
     }
     assertSuccess(ended, request);
-    return { outputs: await findOutputs(scratch, request), dispose };
+    return { outputs: await findOutputs(scratch, request), dispose, failed };
   });
 }
 
@@ -183,7 +183,7 @@ function buildOpenly(
   request: BuildRequest,
 ): Promise<BuiltOutputs> {
   const { store } = place;
-  return inStage(place, request, async ({ folder, scratch, dispose }) => {
+  return inStage(place, request, async ({ folder, scratch, dispose, failed }) => {
     if (await isAtHome(store, request)) {
       await clearOutputs(store, scratch, request);
       const ended = await run(direct(request, scratch), place, { folder, scratch, request });
@@ -202,7 +202,7 @@ function buildOpenly(
         throw await sandboxUnavailable([{ sandbox: 'unshare', output: ended.lastLines }], 'open');
       assertSuccess(ended, request);
     }
-    return { outputs: await findOutputs(scratch, request), dispose };
+    return { outputs: await findOutputs(scratch, request), dispose, failed };
   });
 }
 
@@ -221,6 +221,7 @@ interface Staged {
   /** In it. */
   readonly scratch: Scratch;
   dispose(): Promise<void>;
+  failed(error: unknown): Promise<unknown>;
 }
 
 /** Gives `work` a staging folder, which goes when the work fails; else it is the result's to dispose of. */
@@ -234,14 +235,15 @@ async function inStage<T>(
   const stage = await store.stage();
   const scratch = await makeScratch(stage.path);
   const dispose = async (): Promise<void> => workshop.discard(stage.path, () => stage.dispose());
+  // Where nothing can be kept, the failure itself is what counts.
+  const failed = async (error: unknown): Promise<unknown> =>
+    keepFailed === undefined
+      ? error
+      : await keepBuildFolder(keepFailed, scratch, request, error).catch(() => error);
   try {
-    return await work({ folder: stage.path, scratch, dispose });
+    return await work({ folder: stage.path, scratch, dispose, failed });
   } catch (error) {
-    // Where nothing can be kept, the failure itself is what counts.
-    const told =
-      keepFailed === undefined
-        ? error
-        : await keepBuildFolder(keepFailed, scratch, request, error).catch(() => error);
+    const told = await failed(error);
     await stage.dispose();
     throw told;
   }
