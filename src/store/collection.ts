@@ -8,7 +8,7 @@ import { baseNameOf, type StorePath, storeDir } from '../formats/store-path.ts';
 import type { StoreDatabase } from './database.ts';
 import { LinkFolder } from './optimise.ts';
 import { exists, type Places } from './places.ts';
-import { moveTree, removeTree } from './tree-files.ts';
+import { bytePath, moveTree, onDisk, removeTree, shown } from './tree-files.ts';
 
 /**
  * A sweep at work. Whatever is held at its beginning or later, by whichever process, stays, with all it refers to, even if the
@@ -119,12 +119,13 @@ class Sweep implements Collection {
 
   async removeOrphans(): Promise<readonly { readonly name: string; readonly bytes: number }[]> {
     const recorded = new Set(this.#database.records().map(baseNameOf));
-    const orphans = readdirSync(this.#places.store).filter((name) => !recorded.has(name));
+    // Byte paths: what is none of ours may have any name.
+    const orphans = readdirSync(this.#places.store, 'latin1').filter((name) => !recorded.has(name));
     const bytes = await this.#clear(orphans.map((name) => `${storeDir}/${name}` as StorePath));
     const unused = this.#links.removeUnused();
     await this.#removeDeadLocks();
     return [
-      ...[...bytes].map(([path, freed]) => ({ name: baseNameOf(path), bytes: freed })),
+      ...[...bytes].map(([path, freed]) => ({ name: shown(baseNameOf(path)), bytes: freed })),
       ...(unused > 0 ? [{ name: '.links', bytes: unused }] : []),
     ];
   }
@@ -152,6 +153,7 @@ class Sweep implements Collection {
   /** Removes what lies at the places of those that nobody has claimed meanwhile; gives what each set free. */
   async #clear(paths: readonly StorePath[]): Promise<Map<StorePath, number>> {
     const freed = new Map<StorePath, number>();
+    const folder = bytePath(this.#places.store);
     for (let from = 0; from < paths.length; from += batch) {
       throwIfAborted(this.#signal);
       const stage = await this.#places.stage();
@@ -159,7 +161,7 @@ class Sweep implements Collection {
         const moved: StorePath[] = [];
         this.#database.withUnclaimed(paths.slice(from, from + batch), (unclaimed) => {
           for (const path of unclaimed) {
-            const place = this.#places.physical(path);
+            const place = onDisk(`${folder}/${baseNameOf(path)}`);
             if (exists(place)) moveTree(place, join(stage.path, String(moved.length)));
             moved.push(path);
           }

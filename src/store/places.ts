@@ -94,4 +94,5 @@ export class Places {
 }
 
 /** Whether anything lies there; links are not followed. */
-export const exists = (place: string): boolean => lstatSync(place, { throwIfNoEntry: false }) !== undefined;
+export const exists = (place: string | Buffer): boolean =>
+  lstatSync(place, { throwIfNoEntry: false }) !== undefined;

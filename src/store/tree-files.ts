@@ -305,7 +305,7 @@ export function restoreTree(path: string): TreeWriter {
  * Moves a canonical tree within its file system, over a file that is there. A folder that gets another parent must be writable for
  * its owner, so it is for that moment. Throws FLK_FILE_UNWRITABLE.
  */
-export function moveTree(from: string, to: string): void {
+export function moveTree(from: string | Buffer, to: string): void {
   writing(bytePath(to), () => {
     if (!lstatSync(from).isDirectory()) return renameSync(from, to);
     // By its descriptor, which is the same folder under both names, and never what a symlink leads to.

@@ -146,10 +146,13 @@ describe('a sweep', () => {
     symlinkSync(outside, join(store.physical(orphan), 'link'));
     symlinkSync(outside, join(root, 'nix/store/link'));
     writeFileSync(join(root, 'nix/store/garbage'), 'x'.repeat(10_000));
+    const odd = Buffer.concat([Buffer.from(join(root, 'nix/store/odd-')), Buffer.from([0xff, 0xc3, 0x28])]);
+    mkdirSync(odd);
+    writeFileSync(Buffer.concat([odd, Buffer.from('/file')]), 'x');
     store.hold([held]);
     const sweep = await collect(store);
     const removed = await sweep.removeOrphans();
-    expect(removed.map(({ name }) => name).sort()).toEqual([base(orphan), 'garbage', 'link'].sort());
+    expect(removed.map(({ name }) => name).sort()).toEqual([base(orphan), 'garbage', 'link', 'odd-\ufffd\ufffd('].sort());
     expect(removed.find(({ name }) => name === 'garbage')?.bytes).toBeGreaterThanOrEqual(10_000);
     expect(names(store)).toEqual([a, b, c, d, held].map(base).sort());
     expect(existsSync(join(outside, 'file'))).toBe(true);
