@@ -68,7 +68,7 @@ export async function copyByContent(
     },
     signal,
   );
-  store.setMemo(memoKey(drvPath), path);
+  store.setMemo(memoKey(drvPath), path, path);
   return path;
 }
 

@@ -1,14 +1,15 @@
 /** Running programs of the store on this machine, where there may be no /nix/store. */
 import { randomBytes } from 'node:crypto';
 import { rmSync } from 'node:fs';
-import { lstat, mkdir, mkdtemp, readdir, readlink, realpath, rename, stat } from 'node:fs/promises';
+import { lstat, mkdir, mkdtemp, readdir, readlink, realpath, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { dirname, join } from 'node:path';
-import { FlkError, systemCode } from '../base/errors.ts';
+import { join } from 'node:path';
+import { FlkError } from '../base/errors.ts';
 import { quote } from '../base/process.ts';
 import { sha256, toNixBase32 } from '../formats/hash.ts';
 import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
 import type { Store } from '../store/store.ts';
+import { settleView } from '../store/views.ts';
 import { bubblewrap } from './engines/bubblewrap.ts';
 import { findTool, sandboxUnavailable } from './engines/host.ts';
 import { utilLinux } from './engines/unshare.ts';
@@ -101,12 +102,7 @@ async function storeView(store: Store): Promise<{ readonly view: View; readonly 
   const stage = await store.stage();
   try {
     const made = await fillView(store, join(stage.path, 'view'));
-    const folder = join(store.root, 'nix/var/flk/views', await keyOf(made.view.root));
-    await mkdir(dirname(folder), { recursive: true });
-    await rename(made.folder, folder).catch((error: unknown) => {
-      // It is there: views of one name are equal.
-      if (!['EEXIST', 'ENOTEMPTY'].includes(systemCode(error) ?? '')) throw error;
-    });
+    const folder = await settleView(store, made.folder, await keyOf(made.view.root));
     return { view: { ...made.view, root: join(folder, 'root') }, folder };
   } finally {
     await stage.dispose();

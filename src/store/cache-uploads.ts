@@ -15,7 +15,7 @@ import { NarHasher } from '../formats/nar.ts';
 import { NarParser } from '../formats/nar-parser.ts';
 import { fingerprint, maxNarInfoSize, type NarInfo, parseNarInfo } from '../formats/narinfo.ts';
 import { isSignedBy, type PublicKey } from '../formats/signature.ts';
-import { hashPart, parseStorePath, storeDir } from '../formats/store-path.ts';
+import { hashPart, parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
 import { tee } from '../formats/tree-sinks.ts';
 import { narOffer, type Offer } from './cache-offers.ts';
 import type { Leases } from './leases.ts';
@@ -93,7 +93,9 @@ export class CacheUploads {
     if (listingName.test(address)) return await drop(body, maxDropped);
     if (realisationName.test(address)) {
       const text = await whole(body, maxRealisation);
-      return await this.#leases.use(async (store) => store.setMemo(memoOf(address), text));
+      return await this.#leases.use(async (store) =>
+        store.setMemo(memoOf(address), text, realisedPath(store, text)),
+      );
     }
     throw new UploadRefused(405, 'nothing can be put here');
   }
@@ -231,7 +233,7 @@ export class CacheUploads {
       if (proven && proven.hash !== (proven.of === 'nar' ? found.narHash : found.fileHash))
         throw new UploadRefused(422, `${path} does not have the content that its CA promises`);
       await store.register([{ info: takenOver(info, proven && info.ca), staged }]);
-      if (archiveName.test(info.url)) store.setMemo(memoOf(info.url), hashPart(path));
+      if (archiveName.test(info.url)) store.setMemo(memoOf(info.url), hashPart(path), path);
     } finally {
       await stage.dispose();
     }
@@ -250,6 +252,16 @@ export class CacheUploads {
     if ((info.fileHash ?? waiting.hash) !== waiting.hash || (info.fileSize ?? size) !== size)
       throw new UploadRefused(422, `${info.url} is not the file that the narinfo of ${info.path} speaks of`);
     return decompress(createReadStream(waiting.file, { highWaterMark: 256 * 1024 }), info.compression);
+  }
+}
+
+/** The path that a realisation speaks of, if it is there. Format: Nix's, `{"outPath": "HASH-NAME", …}`. */
+function realisedPath(store: Store, text: string): StorePath | undefined {
+  try {
+    const path = parseStorePath(`${storeDir}/${(JSON.parse(text) as { readonly outPath: unknown }).outPath}`);
+    return store.query(path) && path;
+  } catch {
+    return undefined;
   }
 }
 

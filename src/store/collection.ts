@@ -27,6 +27,8 @@ export interface Collection {
    * `optimise` linked and no path has any more go as one, `.links`.
    */
   removeOrphans(): Promise<readonly { readonly name: string; readonly bytes: number }[]>;
+  /** Removes memos about paths that are gone, and what was noted long ago or is too much; gives how many went. */
+  removeMemos(): number;
   /** Lets others sweep. */
   end(): Promise<void>;
 }
@@ -35,6 +37,8 @@ export interface Collection {
 const patience = 500;
 /** Paths that are moved away in one transaction, while which nobody can begin to use a path: a few milliseconds. */
 const batch = 100;
+/** Memos that are about no path: what they say is found out again in a moment. */
+const memos = { days: 30, most: 10_000 };
 
 /** Throws FLK_LOCK_BUSY while somebody else sweeps, FLK_STORE_INVALID where the store is a real Nix's too. */
 export async function beginCollection(
@@ -137,6 +141,10 @@ class Sweep implements Collection {
         (release) => release(),
         () => {},
       );
+  }
+
+  removeMemos(): number {
+    return this.#database.removeMemos(Date.now() - memos.days * 86_400_000, memos.most);
   }
 
   async end(): Promise<void> {

@@ -41,8 +41,20 @@ const schema = `
     PRIMARY KEY (referrer, reference)
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX referrers ON refs (reference);
-  CREATE TABLE memo (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+  CREATE TABLE memo (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    about TEXT,
+    written INTEGER NOT NULL DEFAULT 0
+  ) STRICT, WITHOUT ROWID;
   ${holdTables}
+`;
+
+/** What an older flk made has neither; that it knows nothing of them does no harm. */
+const memoColumns = (now: number): string => `
+  ALTER TABLE memo ADD COLUMN about TEXT;
+  ALTER TABLE memo ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
+  UPDATE memo SET written = ${now};
 `;
 
 /** In place of the NAR hash of a path that is being replaced: its record is not valid. */
@@ -94,7 +106,13 @@ export interface StoreDatabase {
   /** What SQLite finds wrong with the file, in its words. Reads all of it. */
   faults(): string[];
   memo(key: string): string | undefined;
-  setMemo(key: string, value: string): void;
+  /** `about`: the path that it says something of; the memo goes with its record. */
+  setMemo(key: string, value: string, about?: StorePath): void;
+  /**
+   * Removes memos about paths without a record; and of the others those written before this time (ms since 1970), and all but the
+   * newest `most`. Gives how many went.
+   */
+  removeMemos(before: number, most: number): number;
   close(): void;
 }
 
@@ -187,9 +205,16 @@ function prepare(connection: Connection, file: string): void {
     });
   const version = versionOf(connection);
   if (version !== schemaVersion) throw otherVersion(file, version);
+  if (!hasMemoColumns(connection))
+    transaction(connection, () => {
+      if (!hasMemoColumns(connection)) connection.exec(memoColumns(Date.now()));
+    });
   // A commit is on disk before flk goes on, as everything else that flk writes.
   connection.exec('PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON');
 }
+
+const hasMemoColumns = (connection: Connection): boolean =>
+  connection.prepare("SELECT 1 FROM pragma_table_info('memo') WHERE name = 'written'").get() !== undefined;
 
 function transaction<T>(connection: Connection, work: () => T): T {
   connection.exec('BEGIN IMMEDIATE');
@@ -221,7 +246,6 @@ class SqliteRecords implements StoreDatabase {
   readonly #clearReferences;
   readonly #addReference;
   readonly #selectMemo;
-  readonly #upsertMemo;
 
   constructor(connection: Connection, owner: string | undefined, guard: Guard) {
     this.#connection = connection;
@@ -260,9 +284,6 @@ class SqliteRecords implements StoreDatabase {
        ON CONFLICT DO NOTHING`,
     );
     this.#selectMemo = connection.prepare<[string]>('SELECT value FROM memo WHERE key = ?');
-    this.#upsertMemo = connection.prepare<[string, string]>(
-      'INSERT OR REPLACE INTO memo (key, value) VALUES (?, ?)',
-    );
   }
 
   query(path: StorePath): PathInfo | undefined {
@@ -490,10 +511,29 @@ class SqliteRecords implements StoreDatabase {
     return row?.value;
   }
 
-  setMemo(key: string, value: string): void {
+  setMemo(key: string, value: string, about?: StorePath): void {
     if (this.#owner === undefined) this.#memos.set(key, value);
     // What the machine's end may take away is found out again.
-    else this.#unsynced(() => this.#upsertMemo.run(key, value));
+    else
+      this.#unsynced(() =>
+        this.#connection
+          .prepare<[string, string, string | null, number]>(
+            'INSERT OR REPLACE INTO memo (key, value, about, written) VALUES (?, ?, ?, ?)',
+          )
+          .run(key, value, about ?? null, Date.now()),
+      );
+  }
+
+  removeMemos(before: number, most: number): number {
+    return this.#write(
+      () =>
+        this.#connection
+          .prepare<[number, number]>(
+            `DELETE FROM memo WHERE about NOT IN (SELECT path FROM paths) OR about IS NULL AND (written < ? OR key NOT IN
+               (SELECT key FROM memo WHERE about IS NULL ORDER BY written DESC, key LIMIT ?))`,
+          )
+          .run(before, most).changes,
+    );
   }
 
   close(): void {

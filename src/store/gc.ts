@@ -11,6 +11,7 @@ import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.
 import type { Collection } from './collection.ts';
 import { findRoots, type ReadLock, type Root } from './roots.ts';
 import type { Store } from './store.ts';
+import { sweepViews } from './views.ts';
 
 /** What stays beside what is referred to; by Nix's names. */
 export interface Keeping {
@@ -47,6 +48,10 @@ export interface Garbage {
   readonly staleRoots: readonly string[];
   /** How many logs went whose derivation is gone. */
   readonly logs: number;
+  /** How many notes went: about paths that are gone, or old. */
+  readonly memos: number;
+  /** How many roots of namespaces went that nobody has used for a month. */
+  readonly views: number;
   /** All that was set free. */
   readonly bytes: number;
   /** How many paths stay because of roots. */
@@ -85,7 +90,7 @@ async function foresee(store: Store, options: GarbageOptions): Promise<Garbage> 
     bytes += narSize;
   }
   const left = dead.length - removed.length;
-  return { removed, orphans: [], staleRoots: stale, logs: 0, bytes, alive, left, roots };
+  return { removed, orphans: [], staleRoots: stale, logs: 0, memos: 0, views: 0, bytes, alive, left, roots };
 }
 
 async function sweep(store: Store, collection: Collection, options: GarbageOptions): Promise<Garbage> {
@@ -115,8 +120,10 @@ async function sweep(store: Store, collection: Collection, options: GarbageOptio
     if (dead.length === 0) sweeping.cached();
   });
   const logs = await removeLogs(store);
+  const memos = collection.removeMemos();
+  const views = await sweepViews(store, roots, options.proc ?? '/proc');
   const left = dead.length - removed.length;
-  return { removed, orphans, staleRoots: stale, logs, bytes, alive, left, roots };
+  return { removed, orphans, staleRoots: stale, logs, memos, views, bytes, alive, left, roots };
 }
 
 /** What is known of a path that may go. */

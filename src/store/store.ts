@@ -86,7 +86,8 @@ export interface Store {
   collect(signal?: AbortSignal): Promise<Collection>;
   /** Facts that are costly to compute and never change: key → value, kept with the store. */
   memo(key: string): string | undefined;
-  setMemo(key: string, value: string): void;
+  /** `about`: the path that it says something of, with which it goes. Others may go when they are old; then it is found out again. */
+  setMemo(key: string, value: string, about?: StorePath): void;
   /** Keeps a path alive through a symlink outside the store (`result`), by a name under `nix/var/nix/gcroots/auto`. */
   addIndirectRoot(link: string): Promise<void>;
   close(): void;
@@ -446,8 +447,8 @@ class DiskStore implements Store {
     return this.#database.memo(key);
   }
 
-  setMemo(key: string, value: string): void {
-    this.#database.setMemo(key, value);
+  setMemo(key: string, value: string, about?: StorePath): void {
+    this.#database.setMemo(key, value, about);
   }
 
   async addIndirectRoot(link: string): Promise<void> {

@@ -81,12 +81,14 @@ const count = (number: number, one: string, many = `${one}s`): string =>
   `${number} ${number === 1 ? one : many}`;
 
 function summary(generations: readonly string[], garbage: Garbage): string {
-  const { removed, orphans, staleRoots, logs, bytes, alive, left, roots } = garbage;
+  const { removed, orphans, staleRoots, logs, memos, views, bytes, alive, left, roots } = garbage;
   const also = [
     ...(generations.length > 0 ? [count(generations.length, 'generation')] : []),
     ...(orphans.length > 0 ? [`${count(orphans.length, 'leftover')} of killed processes`] : []),
     ...(staleRoots.length > 0 ? [`${count(staleRoots.length, 'link')} to nowhere`] : []),
     ...(logs > 0 ? [count(logs, 'log')] : []),
+    ...(memos > 0 ? [count(memos, 'note')] : []),
+    ...(views > 0 ? [count(views, 'view')] : []),
   ];
   return [
     `freed ${formatBytes(bytes)}: ${[count(removed.length, 'path'), ...also].join(', ')}`,

@@ -152,7 +152,9 @@ describe('a sweep', () => {
     store.hold([held]);
     const sweep = await collect(store);
     const removed = await sweep.removeOrphans();
-    expect(removed.map(({ name }) => name).sort()).toEqual([base(orphan), 'garbage', 'link', 'odd-\ufffd\ufffd('].sort());
+    expect(removed.map(({ name }) => name).sort()).toEqual(
+      [base(orphan), 'garbage', 'link', 'odd-\ufffd\ufffd('].sort(),
+    );
     expect(removed.find(({ name }) => name === 'garbage')?.bytes).toBeGreaterThanOrEqual(10_000);
     expect(names(store)).toEqual([a, b, c, d, held].map(base).sort());
     expect(existsSync(join(outside, 'file'))).toBe(true);
@@ -164,6 +166,50 @@ describe('a sweep', () => {
     await removeTree(store.physical(a));
     const sweep = await collect(store);
     expect(pathsOf(await sweep.remove([b, c]))).toEqual([b, c].sort());
+  });
+
+  it('forgets memos about what is gone, old ones, and more than ten thousand', async () => {
+    const { root, a, d } = await chain();
+    const store = await open(root);
+    store.setMemo('of a', 'x', a);
+    store.setMemo('of d', 'x', d);
+    store.setMemo('of another', 'x', makeTextPath('another', ''));
+    store.setMemo('new', 'x');
+    const { default: Database } = await import('libsql');
+    const database = new Database(join(root, 'nix/var/flk/store.sqlite'));
+    onTestFinished(() => void database.close());
+    const note = database.prepare<[string, number]>(
+      "INSERT OR REPLACE INTO memo (key, value, written) VALUES (?, 'x', ?)",
+    );
+    const month = 30 * 86_400_000;
+    note.run('old', Date.now() - month - 60_000);
+    note.run('middle-aged', Date.now() - month + 60_000);
+    const sweep = await collect(store);
+    await sweep.remove([a]);
+    expect(sweep.removeMemos()).toBe(3);
+    const known = ['of a', 'of d', 'of another', 'new', 'old', 'middle-aged'].filter((key) =>
+      store.memo(key),
+    );
+    expect(known).toEqual(['of d', 'new', 'middle-aged']);
+    database.exec('BEGIN');
+    for (let i = 0; i < 10_001; i++) note.run(`many-${i}`, Date.now() - 1000);
+    database.exec('COMMIT');
+    // The newest stay, and what is about a path does not count.
+    expect(sweep.removeMemos()).toBe(3);
+    expect(['of d', 'new', 'middle-aged'].filter((key) => store.memo(key))).toEqual(['of d', 'new']);
+  });
+
+  it('finds the memos of an older flk as if they were of today', async () => {
+    const { root } = await chain();
+    const { default: Database } = await import('libsql');
+    const database = new Database(join(root, 'nix/var/flk/store.sqlite'));
+    database.exec(`DROP TABLE memo;
+      CREATE TABLE memo (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+      INSERT INTO memo VALUES ('before', 'x')`);
+    database.close();
+    const store = await open(root);
+    expect((await collect(store)).removeMemos()).toBe(0);
+    expect(store.memo('before')).toBe('x');
   });
 
   it('lets nobody else sweep meanwhile, and anybody afterwards', async () => {
