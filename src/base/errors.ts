@@ -383,6 +383,11 @@ export const errorCodes = {
     'install bubblewrap, allow user namespaces, or accept --no-sandbox',
     'This machine lets flk make no namespaces, so builds could see and change what they should not.',
   ),
+  FLK_BUILDER_MISSING: row(
+    1,
+    '--builders names others; docs/builders.md says what each takes',
+    'None of the builders takes this: it is for another system, asks for a feature that they do not have, or has a toolchain that they cannot see.',
+  ),
   FLK_BUILDER_UNAVAILABLE: row(
     3,
     'check the builder, or name others with --builders',

@@ -17,7 +17,13 @@ export type Activity =
   | { readonly type: 'unpack'; readonly subject: string }
   /** Packing a path and putting it into a binary cache. */
   | { readonly type: 'push'; readonly subject: string }
-  | { readonly type: 'build'; readonly name: string; readonly drvPath: string }
+  | {
+      readonly type: 'build';
+      readonly name: string;
+      readonly drvPath: string;
+      /** As its engine is called: `local`, `nix`, `remote grpc://host:port`. */
+      readonly builder: string;
+    }
   /** Finding out what of a store is in use. Progress in objects: roots. */
   | { readonly type: 'find-roots'; readonly store: string }
   /** Removing what is not in use. Progress in bytes of NAR. */
@@ -62,6 +68,8 @@ export type Notice =
       readonly path: string;
       readonly signed: boolean;
     }
+  /** A builder is left alone for a while; what it was to build goes to the next one. */
+  | { readonly type: 'builder-unavailable'; readonly builder: string; readonly reason: string }
   /** A file holds a secret key and anybody on the machine may read it. */
   | { readonly type: 'key-readable'; readonly path: string }
   | { readonly type: 'ci-locked' }

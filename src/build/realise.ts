@@ -6,9 +6,11 @@ import { asFlkError, FlkError } from '../base/errors.ts';
 import { type Reporter, span } from '../base/events.ts';
 import { type Derivation, derivationReferences, printDerivation } from '../formats/derivation.ts';
 import type { StorePath } from '../formats/store-path.ts';
+import type { PathInfo } from '../store/path-info.ts';
 import type { Store } from '../store/store.ts';
 import type { Substituter } from '../store/substituter.ts';
 import { BuildLog } from './build-log.ts';
+import { type Builders, isUnavailable } from './builders.ts';
 import { type BuiltinContext, isBuiltin, runBuiltin } from './builtin.ts';
 import type { BuildLimits, Engine } from './engines/engine.ts';
 import { changedWords, coresFor } from './engines/surroundings.ts';
@@ -18,15 +20,21 @@ import { compareWithValid } from './reproduce.ts';
 
 export interface RealiseContext extends BuiltinContext {
   readonly store: Store;
-  readonly engine: Engine;
+  /** Asked for when something is to be built. */
+  builders(): Promise<Builders>;
   readonly reporter: Reporter;
   /** Asked before anything is built. */
   readonly substituter?: Substituter | undefined;
   readonly signal?: AbortSignal;
+  /**
+   * Told of the outputs of each derivation that was built or fetched, once they are valid. Nothing waits for it but the end; then a
+   * rejection is one of `realiseAll`, and what was built stays.
+   */
+  onBuilt?(built: readonly PathInfo[]): Promise<void>;
 }
 
 export interface RealiseOptions {
-  /** How many builds run at a time. */
+  /** How many fetches and merges flk does itself at a time. How many builds, each builder says. */
   readonly jobs: number;
   /** What a builder is told of the machine: NIX_BUILD_CORES. */
   readonly cores: number;
@@ -76,14 +84,14 @@ export async function realise(
 }
 
 /** Several packages as one piece of work: what they share is built, and fails, once. One result for each, in their order. */
-export function realiseAll(
+export async function realiseAll(
   context: RealiseContext,
   instantiations: readonly Instantiation[],
   options: RealiseOptions,
 ): Promise<PromiseSettledResult<Realised>[]> {
   const realisation = new Realisation(context, united(instantiations), options);
   realisation.hold(instantiations.map(({ top }) => top));
-  return Promise.allSettled(
+  const results = await Promise.allSettled(
     instantiations.map(async ({ top, derivations }) => {
       const { built, substituted } = realisation;
       const derivation = derivations.get(top)?.derivation;
@@ -97,6 +105,8 @@ export function realiseAll(
       return { outputs, built, substituted, repaired };
     }),
   );
+  await realisation.told();
+  return results;
 }
 
 /** What a realisation builds from, whichever of its packages asks for it. */
@@ -114,7 +124,10 @@ class Realisation {
   readonly #context: RealiseContext;
   readonly #instantiation: Plan;
   readonly #options: RealiseOptions;
+  /** For what flk makes itself. */
   readonly #job: Limiter;
+  /** What `onBuilt` is at. */
+  readonly #telling: Promise<void>[] = [];
   readonly #needed = new OnceMap<StorePath, void>();
   readonly #sources = new OnceMap<StorePath, void>();
   readonly #recorded = new OnceMap<StorePath, void>();
@@ -157,31 +170,78 @@ class Realisation {
       if (await this.#substitute(drvPath, plan)) return;
       await this.#needInputs(plan);
       await this.#record(drvPath);
-      await this.#asJob(async (free) => {
-        throwIfAborted(this.#context.signal);
-        if (this.#failed && !this.#options.keepGoing)
-          throw new FlkError('FLK_DEPENDENCY_FAILED', `${plan.name} was not started after a failure`);
-        try {
-          await this.#exclusively(plan.derivation, () => this.#make(drvPath, plan, free));
-        } catch (error) {
-          this.#failed = true;
-          throw error;
-        }
-      });
+      try {
+        if (isBuiltin(plan.derivation))
+          await this.#job(() => this.#begun(drvPath, plan, () => this.#makeHere(drvPath, plan)));
+        else
+          await (await this.#context.builders()).run(plan, (engine, free) =>
+            this.#begun(drvPath, plan, () => this.#buildNew(engine, drvPath, plan, free)),
+          );
+      } catch (error) {
+        this.#failed = true;
+        throw error;
+      }
     });
   }
 
-  /** Work that takes one of the places for jobs, until it ends or says that what is left only waits for the disk. */
-  async #asJob(work: (free: () => void) => Promise<void>): Promise<void> {
-    let all: Promise<void> | undefined;
-    await this.#job(
-      () =>
-        new Promise<void>((free) => {
-          all = work(free);
-          all.then(free, free);
-        }),
-    );
-    await all;
+  /** What has got a place begins, unless that has become useless meanwhile. */
+  async #begun(
+    drvPath: StorePath,
+    { name, derivation }: PlannedDerivation,
+    make: () => Promise<void>,
+  ): Promise<void> {
+    throwIfAborted(this.#context.signal);
+    if (this.#failed && !this.#options.keepGoing)
+      throw new FlkError('FLK_DEPENDENCY_FAILED', `${name} was not started after a failure`);
+    try {
+      await this.#exclusively(derivation, async () => {
+        // While we waited for the lock, another process may have done it.
+        if (this.#isValid(derivation)) return;
+        await make();
+        this.built.push(drvPath);
+      });
+    } catch (error) {
+      // Before the place goes to the next one, unless another builder has its turn.
+      if (!isUnavailable(asFlkError(error))) this.#failed = true;
+      throw error;
+    }
+  }
+
+  /** What flk does itself: fetches and merges. */
+  async #makeHere(drvPath: StorePath, { name, derivation }: PlannedDerivation): Promise<void> {
+    await runBuiltin(drvPath, derivation, this.#context).catch((error: unknown) => {
+      throw asFlkError(error).within(name);
+    });
+    this.#tell(outputPaths(derivation).flatMap((path) => this.#context.store.query(path) ?? []));
+  }
+
+  async #buildNew(
+    engine: Engine,
+    drvPath: StorePath,
+    plan: PlannedDerivation,
+    free: () => void,
+  ): Promise<void> {
+    await this.#build(engine, drvPath, plan, async (taken) => {
+      // The next build may begin, so that what a disk takes for each sync is shared by all that wait for it.
+      if (this.#registering < this.#options.jobs) free();
+      this.#registering++;
+      await this.#context.store.register(taken).finally(() => this.#registering--);
+      this.#tell(taken.map(({ info }) => info));
+    });
+  }
+
+  #tell(infos: readonly PathInfo[]): void {
+    const told = this.#context.onBuilt?.(infos);
+    if (!told) return;
+    this.#telling.push(told);
+    // It is looked at when all is done.
+    told.catch(() => {});
+  }
+
+  /** Until all that `onBuilt` was told of is dealt with. */
+  async told(): Promise<void> {
+    await Promise.allSettled(this.#telling);
+    await Promise.all(this.#telling);
   }
 
   /** Takes the outputs that are missing from a cache; whether all are there now. */
@@ -214,9 +274,12 @@ class Realisation {
     let repaired = false;
     for (let round = 1; round <= times; round++) {
       repaired =
-        (await this.#job(() =>
+        (await (
+          await this.#context.builders()
+        ).run(plan, (engine) =>
           this.#exclusively(plan.derivation, () =>
             this.#build(
+              engine,
               drvPath,
               plan,
               (taken) => compareWithValid(this.#context.store, plan.name, taken, changedWords(round)),
@@ -305,35 +368,18 @@ class Realisation {
     }
   }
 
-  async #make(drvPath: StorePath, plan: PlannedDerivation, free: () => void): Promise<void> {
-    // While we waited for the lock, another process may have done it.
-    if (this.#isValid(plan.derivation)) return;
-    if (isBuiltin(plan.derivation)) {
-      await runBuiltin(drvPath, plan.derivation, this.#context).catch((error: unknown) => {
-        throw asFlkError(error).within(plan.name);
-      });
-    } else {
-      await this.#build(drvPath, plan, (taken) => {
-        // The next build may begin, so that what a disk takes for each sync is shared by all that wait for it.
-        if (this.#registering < this.#options.jobs) free();
-        this.#registering++;
-        return this.#context.store.register(taken).finally(() => this.#registering--);
-      });
-    }
-    this.built.push(drvPath);
-  }
-
   /** Runs the builder, hands what it left to `take`, and removes what is then still there. */
   #build<T>(
+    engine: Engine,
     drvPath: StorePath,
     plan: PlannedDerivation,
     take: (taken: readonly TakenOutput[]) => Promise<T>,
     variation?: number,
   ): Promise<T> {
-    const { store, engine, reporter, signal } = this.#context;
+    const { store, reporter, signal } = this.#context;
     const { name, derivation, toolchain } = plan;
     const limits = limitsOf(this.#options);
-    return span(reporter, { type: 'build', name, drvPath }, async ({ log }) => {
+    return span(reporter, { type: 'build', name, drvPath, builder: engine.name }, async ({ log }) => {
       const closure = this.#closure(plan);
       const kept = await BuildLog.create(store.root, drvPath);
       try {

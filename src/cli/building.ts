@@ -3,8 +3,8 @@ import { dirname } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { asFlkError, FlkError } from '../base/errors.ts';
 import { version } from '../base/version.ts';
-import type { Engine } from '../build/engines/engine.ts';
-import { localEngine } from '../build/engines/local.ts';
+import type { Builders } from '../build/builders.ts';
+import type { BuildRequest } from '../build/engines/engine.ts';
 import { type Forecast, forecast } from '../build/forecast.ts';
 import {
   type InstantiatedPackage,
@@ -21,11 +21,12 @@ import { nameOf, type StorePath } from '../formats/store-path.ts';
 import { downloader } from '../sources/download.ts';
 import type { ElementSource } from '../store/profile.ts';
 import { buildOptions } from './build-options.ts';
+import { openBuilders } from './builders.ts';
 import type { Context } from './context.ts';
 import { readPackages } from './flake.ts';
 import { keepInputs } from './live-roots.ts';
 import { openLockedAs } from './locking.ts';
-import { packageOf, parseTarget, type Target, withChecks } from './targets.ts';
+import { hostSystem, packageOf, parseTarget, type Target, withChecks } from './targets.ts';
 
 /** A package that lies in the store now. */
 export interface BuiltTarget {
@@ -233,21 +234,20 @@ export async function realisePackages(
   const { flags, reporter, signal } = context;
   const store = await context.store();
   const { keepFailed, ...options } = await buildOptions(context);
-  const sandbox = flags['no-sandbox'] ? 'none' : 'auto';
-  const local = localEngine({ store, reporter, sandbox, keepFailed });
   // Told of what is built, and not of what turns out to be in a cache.
   const impure = new Set<string>();
-  const engine: Engine = {
-    ...local,
-    build: (request) => {
-      if (request.toolchain.kind === 'host') impure.add(nameOf(request.drvPath).slice(0, -'.drv'.length));
-      return local.build(request);
-    },
+  const begun = ({ toolchain, drvPath }: BuildRequest): void => {
+    if (toolchain.kind === 'host') impure.add(nameOf(drvPath).slice(0, -'.drv'.length));
+  };
+  let opened: Promise<Builders> | undefined;
+  const builders = (): Promise<Builders> => {
+    opened ??= openBuilders(context, { jobs: options.jobs, keepFailed, begun });
+    return opened;
   };
   // Whoever compares wants to build, and so must have what it is built from; that may well come from a cache.
   const substituter = await context.substituter();
   try {
-    const realising = { store, engine, reporter, download: downloader(context), substituter, signal };
+    const realising = { store, builders, reporter, download: downloader(context), substituter, signal };
     return await realiseAll(realising, packages, {
       ...options,
       keepGoing,
@@ -255,7 +255,7 @@ export async function realisePackages(
       times: flags.times ?? 1,
     });
   } finally {
-    await local.close();
+    await (await opened?.catch(() => undefined))?.close();
     if (impure.size > 0)
       reporter.emit({
         kind: 'notice',
@@ -277,10 +277,4 @@ function pathOf(outputs: ReadonlyMap<string, StorePath>, name: string): StorePat
   const path = outputs.get(name);
   if (path === undefined) throw new FlkError('FLK_INTERNAL', `the build gave no output ${name}`);
   return path;
-}
-
-/** As Nix names this machine: `x86_64-linux`. */
-export function hostSystem(): string {
-  const cpu = { x64: 'x86_64', arm64: 'aarch64', ia32: 'i686', riscv64: 'riscv64', ppc64: 'powerpc64le' };
-  return `${Object.entries(cpu).find(([name]) => name === process.arch)?.[1] ?? process.arch}-${process.platform}`;
 }

@@ -53,6 +53,7 @@ const substituting = [
 const buildingOne = [
   ...substituting,
   'print-build-logs',
+  'builders',
   'no-sandbox',
   'max-jobs',
   'cores',
@@ -197,7 +198,6 @@ export const commands = {
       'dry-run',
       'rebuild',
       'times',
-      'builders',
       ...building,
       ...locking,
       ...network,

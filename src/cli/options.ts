@@ -103,8 +103,8 @@ export const options = {
   times: { kind: 'number', value: 'N', help: 'With --rebuild: how often, each time in another surrounding' },
   builders: {
     kind: 'text',
-    value: 'SPEC',
-    help: 'Who builds: local, which is this machine and the only one yet (default)',
+    value: 'LIST',
+    help: 'Who builds, in order of preference: local (default), nix, remote=grpc://HOST:PORT',
   },
   'keep-going': { kind: 'flag', short: 'k', help: 'After a failure, build what does not depend on it' },
   'no-sandbox': { kind: 'flag', help: 'Let builders see and change this machine' },

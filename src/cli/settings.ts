@@ -6,6 +6,7 @@ import { isAbsolute, join } from 'node:path';
 import { Findings, nearest, type SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import { homeFolder, readFileIfExists } from '../base/files.ts';
+import { type BuilderSpec, buildersOf } from './builder-specs.ts';
 import { type NixConfLine, readNixConf } from './nix-conf.ts';
 
 /** Names and defaults are Nix's, in camelCase: see nix.conf(5). */
@@ -52,6 +53,8 @@ export interface Settings {
   readonly maxBuildProcesses: number;
   /** Whether build folders of failed builds are kept. */
   readonly keepFailed: boolean;
+  /** Who builds, in order of preference. */
+  readonly builders: readonly BuilderSpec[];
 }
 
 type Name = keyof Settings;
@@ -80,6 +83,7 @@ export const defaultSettings: Settings = {
   maxBuildMemory: 0,
   maxBuildProcesses: 4096,
   keepFailed: false,
+  builders: [{ kind: 'local' }],
 };
 
 /** By Nix's names, the older ones too. What is not here is none of flk's business. */
@@ -209,6 +213,9 @@ function put(
       if (!/^(true|yes|1|false|no|0)$/.test(text)) return 'is neither true nor false';
       values[name] = /^(true|yes|1)$/.test(text);
       return undefined;
+    // Nix's setting of this name speaks of other things.
+    case 'builders':
+      return 'is not a text';
   }
 }
 
@@ -251,6 +258,8 @@ async function applyConfig(values: Values, file: SourceFile, home: string): Prom
         else tokens.set(host, word);
       }
       values.accessTokens = tokens;
+    } else if (name === 'builders') {
+      values.builders = buildersOf(value, home, findings);
     } else if (name === 'substituters' || name === 'trustedPublicKeys') {
       const items = value.kind === 'list' ? value.items : [value];
       const texts = items.map((item) => (item.kind === 'scalar' ? item.value : undefined));
@@ -286,7 +295,7 @@ function withoutSecrets(text: string): string {
     .map((line) => {
       const start = /^(\s*["']?([\w./-]*)["']?\s*)(?=[:=])/.exec(line);
       const name = start?.[2]?.replace(/^extra-/, '') ?? '';
-      const harmless = isName(name) || Object.hasOwn(nixNames, name);
+      const harmless = (isName(name) && name !== 'builders') || Object.hasOwn(nixNames, name);
       if (harmless && !/token/i.test(line)) return line;
       const shown = start?.[1] ?? '';
       return shown + line.slice(shown.length).replace(/[^\s:=]/g, '*');

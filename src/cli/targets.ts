@@ -107,3 +107,9 @@ export function withShell(manifest: Manifest, shell: BuiltPackage): { manifest: 
   const name = `devShells.${shell.name}`;
   return { manifest: { ...manifest, packages: new Map([...manifest.packages, [name, shell]]) }, name };
 }
+
+/** As Nix names this machine: `x86_64-linux`. */
+export function hostSystem(): string {
+  const cpu = { x64: 'x86_64', arm64: 'aarch64', ia32: 'i686', riscv64: 'riscv64', ppc64: 'powerpc64le' };
+  return `${Object.entries(cpu).find(([name]) => name === process.arch)?.[1] ?? process.arch}-${process.platform}`;
+}

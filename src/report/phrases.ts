@@ -2,8 +2,16 @@
 import type { Activity, Event, Notice } from '../base/events.ts';
 import { cleanLine, formatBytes, formatDuration } from './text.ts';
 
+interface ActivityWords {
+  readonly doing: string;
+  readonly done: string;
+  readonly subject: string;
+  /** Where, if that is not here: ` on nix`. */
+  readonly place?: string;
+}
+
 /** What is being done to what: `fetching`, `git+https://…`. */
-export function activityWords(activity: Activity): { doing: string; done: string; subject: string } {
+export function activityWords(activity: Activity): ActivityWords {
   switch (activity.type) {
     case 'lock':
       return { doing: 'locking', done: 'locked', subject: cleanLine(activity.flake) };
@@ -19,8 +27,11 @@ export function activityWords(activity: Activity): { doing: string; done: string
       return { doing: 'unpacking', done: 'unpacked', subject: cleanLine(activity.subject) };
     case 'push':
       return { doing: 'pushing', done: 'pushed', subject: cleanLine(activity.subject) };
-    case 'build':
-      return { doing: 'building', done: 'built', subject: cleanLine(activity.name) };
+    case 'build': {
+      const { name, builder } = activity;
+      const place = builder === 'local' ? {} : { place: ` on ${cleanLine(builder)}` };
+      return { doing: 'building', done: 'built', subject: cleanLine(name), ...place };
+    }
     case 'find-roots':
       return { doing: 'finding', done: 'found', subject: 'what is in use' };
     case 'sweep':
@@ -81,6 +92,8 @@ export function noticeWords(notice: Notice): NoticeWords {
       return warning(
         `${notice.cache} offers ${notice.path} ${notice.signed ? 'with no signature that you trust' : 'unsigned'}: not taken`,
       );
+    case 'builder-unavailable':
+      return warning(`${notice.builder} is left out: ${notice.reason}`);
     case 'key-readable':
       return warning(`${notice.path} holds a secret key and everybody may read it: chmod 600 ${notice.path}`);
     case 'ci-locked':

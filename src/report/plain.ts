@@ -36,7 +36,10 @@ export class PlainReport implements Renderer {
       case 'start':
         this.#mentioned.set(event.id, now);
         this.#stop ??= this.#options.every(1000, () => this.#beat());
-        if (event.activity.type === 'build') this.#line(`building ${activityWords(event.activity).subject}`);
+        if (event.activity.type === 'build') {
+          const { subject, place = '' } = activityWords(event.activity);
+          this.#line(`building ${subject}${place}`);
+        }
         break;
       case 'log': {
         const span = this.#progress.span(event.id);
@@ -80,15 +83,17 @@ export class PlainReport implements Renderer {
   }
 
   #end(span: EndedSpan): void {
-    const { doing, done, subject } = activityWords(span.activity);
+    const { doing, done, subject, place = '' } = activityWords(span.activity);
     if (span.outcome === 'failed') {
       // The error says why, with a builder's last lines; here only when, for what runs beside it.
       if (span.activity.type === 'build')
-        this.#line(`failed ${doing} ${subject} after ${formatDuration(span.endedAt - span.startedAt)}`);
+        this.#line(
+          `failed ${doing} ${subject}${place} after ${formatDuration(span.endedAt - span.startedAt)}`,
+        );
       return;
     }
     if (span.outcome === 'cached' || !isNotable(span)) return;
-    this.#line(`${done} ${subject} ${this.#options.palette.faint(`(${costOf(span)})`)}`);
+    this.#line(`${done} ${subject}${place} ${this.#options.palette.faint(`(${costOf(span)})`)}`);
   }
 
   #beat(): void {
@@ -96,10 +101,10 @@ export class PlainReport implements Renderer {
     for (const span of this.#progress.running()) {
       if (span.activity.type === 'lock' || now - (this.#mentioned.get(span.id) ?? now) < heartbeat) continue;
       this.#mentioned.set(span.id, now);
-      const { doing, subject } = activityWords(span.activity);
+      const { doing, subject, place = '' } = activityWords(span.activity);
       const far = amountOf(span);
       this.#line(
-        `still ${doing} ${subject} (${far === '' ? '' : `${far}, `}${formatDuration(now - span.startedAt)})`,
+        `still ${doing} ${subject}${place} (${far === '' ? '' : `${far}, `}${formatDuration(now - span.startedAt)})`,
       );
     }
   }

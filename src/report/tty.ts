@@ -92,11 +92,11 @@ export class TtyReport implements Renderer {
 
   #end(span: EndedSpan): void {
     const { palette, quiet } = this.#options;
-    const { done, subject } = activityWords(span.activity);
+    const { done, subject, place = '' } = activityWords(span.activity);
     if (span.activity.type !== 'build') return;
     const time = formatDuration(span.endedAt - span.startedAt);
     if (span.outcome === 'ok' && !quiet)
-      this.say(`${palette.good(done)} ${subject} ${palette.faint(`(${time})`)}`);
+      this.say(`${palette.good(done)} ${subject}${place} ${palette.faint(`(${time})`)}`);
   }
 
   #tick(): void {
@@ -157,7 +157,8 @@ export class TtyReport implements Renderer {
   }
 
   #row(span: RunningSpan, now: number, width: number): { text: string; cells: number } {
-    const { doing, subject } = activityWords(span.activity);
+    const { doing, subject: what, place = '' } = activityWords(span.activity);
+    const subject = `${what}${place}`;
     const right: string[] = [];
     const amount = amountOf(span);
     if (amount !== '') right.push(amount);

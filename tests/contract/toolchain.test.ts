@@ -15,6 +15,7 @@ import { hashTree } from '../../src/formats/nar.ts';
 import { downloader } from '../../src/sources/download.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { debOf, type TarEntry, tarOf } from '../support/archives.ts';
+import { soleBuilder } from '../support/builds.ts';
 import { lockedWorld } from '../support/locked-flakes.ts';
 import { temporaryFolder } from '../support/temp.ts';
 import { programFiles, treeOfFiles } from '../support/toolchain.ts';
@@ -88,7 +89,10 @@ packages:
     const build = async () => {
       const made = await instantiate(context, { inputs: [], name: 'default' });
       const engine = localEngine({ store, reporter: silent, sandbox: 'auto' });
-      return { made, ...(await realise({ ...context, engine }, made, { jobs: 1, cores: 1 })) };
+      return {
+        made,
+        ...(await realise({ ...context, builders: soleBuilder(engine) }, made, { jobs: 1, cores: 1 })),
+      };
     };
     const { made, outputs, built } = await build();
     expect(built).toEqual([made.top]);

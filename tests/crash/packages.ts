@@ -9,7 +9,7 @@ import { realise } from '../../src/build/realise.ts';
 import { derivationPath, hashDerivationModulo, withOutputPaths } from '../../src/formats/derivation.ts';
 import { baseNameOf, makeTextPath, type StorePath } from '../../src/formats/store-path.ts';
 import type { Store } from '../../src/store/store.ts';
-import { playedEngine } from '../support/builds.ts';
+import { playedEngine, soleBuilder } from '../support/builds.ts';
 import { type Action, below, keep, type Worker } from './action.ts';
 
 const packages = 24;
@@ -99,7 +99,7 @@ async function buildPackage(worker: Worker): Promise<void> {
     throw new Error('nothing is downloaded here');
   };
   try {
-    const context = { store, engine: local, reporter: silent, download };
+    const context = { store, builders: soleBuilder(local, 2), reporter: silent, download };
     await realise(context, instantiate(store, number), { jobs: 2, cores: 1 });
   } finally {
     await local.close();

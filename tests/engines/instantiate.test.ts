@@ -18,6 +18,7 @@ import { baseNameOf, nameOf, type StorePath } from '../../src/formats/store-path
 import { Sources } from '../../src/sources/source.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { tarOf } from '../support/archives.ts';
+import { soleBuilder } from '../support/builds.ts';
 import { lockedWorld } from '../support/locked-flakes.ts';
 import { nix, nixAvailable, nixCommand, nixReason } from '../support/nix.ts';
 import { buildRepositories } from '../support/repositories.ts';
@@ -109,7 +110,7 @@ async function addedByNix(made: InstantiatedPackage): Promise<void> {
 
 async function realised(made: InstantiatedPackage): Promise<ReadonlyMap<string, StorePath>> {
   const engine = localEngine({ store, reporter: silent, sandbox: 'auto' });
-  const context = { store, engine, reporter: silent, download: noDownload };
+  const context = { store, builders: soleBuilder(engine, 2), reporter: silent, download: noDownload };
   return (await realise(context, made, { jobs: 2, cores: 2 })).outputs;
 }
 

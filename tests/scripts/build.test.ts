@@ -115,7 +115,7 @@ describe('flk build', () => {
     const world = flakeWorld(packages(`default: a\n${script('a', 'echo a')}`));
     const elsewhere = await world.flk(['build', '--builders', 'ssh://builder']);
     expect([elsewhere.status, elsewhere.stderr]).toEqual([2, expect.stringContaining('FLK_USAGE')]);
-    expect(elsewhere.stderr).toContain('--builders local');
+    expect(elsewhere.stderr).toContain('--builders local,nix');
     const times = await world.flk(['build', '--times', '2']);
     expect([times.status, times.stderr]).toEqual([2, expect.stringContaining('--rebuild --times 2')]);
     expect((await world.flk(['build', '--rebuild', '--times', '0'])).status).toBe(2);

@@ -1,6 +1,8 @@
 /** Builds of made-up derivations in a local engine, over a folder. */
 import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
+import { silent } from '../../src/base/events.ts';
+import { Builders } from '../../src/build/builders.ts';
 import type { BuildRequest, Engine } from '../../src/build/engines/engine.ts';
 import type { Derivation } from '../../src/formats/derivation.ts';
 import { parseStorePath, type StorePath } from '../../src/formats/store-path.ts';
@@ -56,6 +58,12 @@ export const playedEngine = (build: Engine['build'], changes: Partial<Engine> = 
   close: async () => {},
   ...changes,
 });
+
+/** For a realisation: one builder, which takes whatever its engine does. */
+export function soleBuilder(engine: Engine, jobs = 1): () => Promise<Builders> {
+  const builders = new Builders([{ engine, systems: ['x86_64-linux'], features: [], jobs }], silent);
+  return async () => builders;
+}
 
 const has = (tool: string): boolean => spawnSync(tool, ['--version'], { stdio: 'ignore' }).status === 0;
 

@@ -163,7 +163,7 @@ export function engineContract(variant: EngineVariant): void {
 
     it('shows at / the sandbox’s entries and the toolchain’s', async () => {
       const top = readdirSync(bench.store.physical(bench.toolchain));
-      expect(await printed('ls -A /')).toEqual(
+      expect(await printed('ls -1A /')).toEqual(
         [...new Set([...top, 'bin', 'build', 'dev', 'etc', 'nix', 'proc', 'tmp'])].sort(),
       );
     });
@@ -190,7 +190,7 @@ export function engineContract(variant: EngineVariant): void {
 
     it('starts in an empty /build that can be written, with umask 022, and an empty stdin', async () => {
       expect(
-        await printed('umask; pwd; ls -A; : > a; : > /tmp/b; ls; cat; readlink /proc/self/fd/0'),
+        await printed('umask; pwd; ls -1A; : > a; : > /tmp/b; ls -1; cat; readlink /proc/self/fd/0'),
       ).toEqual([...['0022', '/build', 'a'], expect.stringMatching(/^(\/dev\/null|pipe:\[\d+\])$/)]);
     });
 
@@ -265,8 +265,7 @@ export function engineContract(variant: EngineVariant): void {
     describe('a builder that misbehaves', () => {
       it('fails: its status is told, its lines come in order from both streams', async () => {
         const lines: string[] = [];
-        const script =
-          'echo a; echo b >&2; echo c; printf "%s" 1%; printf "\\r2%%\\r\\n"; printf last; exit 7';
+        const script = 'echo a; echo b >&2; echo c; printf "%s" 1%; printf "\\r2%%\\n"; printf last; exit 7';
         const error = await errorOf(bench.request(script, lines).then((request) => engine.build(request)));
         expect(error).toMatchObject({ code: 'FLK_BUILD_FAILED', facts: { status: 'exit status 7' } });
         expect(lines).toEqual(['a', 'b', 'c', '2%', 'last']);

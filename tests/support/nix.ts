@@ -1,7 +1,9 @@
 /** A real Nix to compare with, where `tests/engines/install` has put one; tests that need it skip themselves where it is not. */
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { run } from '../../src/base/process.ts';
+import { quote, run } from '../../src/base/process.ts';
+import { temporaryFolder } from './temp.ts';
 
 const enginesRoot = process.env.FLK_ENGINES ?? '/opt/flk-engines';
 const runner = fileURLToPath(new URL('../engines/nix', import.meta.url));
@@ -44,4 +46,17 @@ export async function nixCommand(
     ...(options.input === undefined ? {} : { input: options.input }),
   });
   return { status, stdout: stdout.toString(), stderr };
+}
+
+/** A folder with the programs `nix` and `nix-store`, as an installed Nix has it. `env` is added to theirs. */
+export function nixPrograms(env: Readonly<Record<string, string>> = {}): string {
+  const folder = temporaryFolder();
+  for (const command of ['nix', 'nix-store']) {
+    const words = Object.entries({ FLK_ENGINES: enginesRoot, ...env, NIX_COMMAND: command });
+    const assigned = words.map(([name, value]) => quote(`${name}=${value}`)).join(' ');
+    writeFileSync(join(folder, command), `#!/bin/sh\nexec env ${assigned} ${quote(runner)} "$@"\n`, {
+      mode: 0o755,
+    });
+  }
+  return folder;
 }

@@ -202,7 +202,7 @@ function isClosedOnExec(fd: number): boolean {
   }
 }
 
-function late(did: string, seconds: number, limit: string): FlkError {
+export function late(did: string, seconds: number, limit: string): FlkError {
   return new FlkError('FLK_BUILD_TIMEOUT', `the builder ${did} more than ${seconds} seconds`, {
     facts: { limit: `${limit} ${seconds} s` },
   });

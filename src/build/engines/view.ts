@@ -65,7 +65,7 @@ export interface Base {
 }
 
 /** Entries of `/` that are the sandbox's own; a toolchain cannot bring them. Its `etc` is added to ours. */
-const ownEntries: ReadonlySet<string> = new Set(['build', 'dev', 'etc', 'nix', 'proc', 'tmp']);
+export const ownEntries: ReadonlySet<string> = new Set(['build', 'dev', 'etc', 'nix', 'proc', 'tmp']);
 
 /** Who a builder is, as Nix names it, so that `id` and `ls -l` say the same in both. */
 const etcFiles = ({ name, uid, gid }: Surroundings['user']): Readonly<Record<string, string>> => ({
@@ -78,6 +78,9 @@ const etcFiles = ({ name, uid, gid }: Surroundings['user']): Readonly<Record<str
   group: ['root:x:0:', `${name}:!:${gid}:`, 'nogroup:x:65534:', ''].join('\n'),
   hosts: '127.0.0.1 localhost\n::1 localhost\n',
 });
+
+/** Of `/etc`, whatever the toolchain has there. */
+export const etcFileNames = ['passwd', 'group', 'hosts'];
 
 /** What of the host's /etc its compilers and interpreters cannot do without, where it exists. */
 const hostEtc = ['alternatives', 'ld.so.cache', 'ld.so.conf', 'ld.so.conf.d', 'ssl'];

@@ -6,11 +6,12 @@ import type { Forecast } from '../../build/forecast.ts';
 import type { StorePath } from '../../formats/store-path.ts';
 import { formatBytes } from '../../report/text.ts';
 import { resultLink } from '../../store/roots.ts';
+import { builderSpecs } from '../builders.ts';
 import { type BuiltTarget, buildTargets, forecastTargets } from '../building.ts';
 import type { Context } from '../context.ts';
 
 export async function runBuild(context: Context): Promise<number> {
-  checkOptions(context);
+  await checkOptions(context);
   const targets = context.args.length === 0 ? ['.'] : context.args;
   if (context.flags['dry-run']) {
     const foreseen = await forecastTargets(context, targets);
@@ -36,12 +37,9 @@ export async function runBuild(context: Context): Promise<number> {
 }
 
 /** Says before anything is locked that something is asked for that there is not. */
-function checkOptions({ flags: { builders = '', times, rebuild } }: Context): void {
-  // Nix's word for no other machines is the empty one.
-  if (builders !== '' && builders !== 'local')
-    throw new FlkError('FLK_USAGE', `cannot build on '${builders}'`, {
-      hint: '--builders local: flk builds on this machine only',
-    });
+async function checkOptions(context: Context): Promise<void> {
+  const { builders, times, rebuild } = context.flags;
+  if (builders !== undefined) await builderSpecs(context);
   if (times !== undefined && !rebuild)
     throw new FlkError('FLK_USAGE', '--times says how often to build again', {
       hint: `--rebuild --times ${times}`,

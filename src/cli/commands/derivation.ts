@@ -6,10 +6,10 @@ import { type Derivation, parseDerivation } from '../../formats/derivation.ts';
 import { printDerivations } from '../../formats/derivation-json.ts';
 import type { StorePath } from '../../formats/store-path.ts';
 import type { Store } from '../../store/store.ts';
-import { hostSystem, type OpenedFlake, openOne } from '../building.ts';
+import { type OpenedFlake, openOne } from '../building.ts';
 import type { Context } from '../context.ts';
 import { readPathArgument, validPath } from '../store-paths.ts';
-import { packageOf, parseTarget } from '../targets.ts';
+import { hostSystem, packageOf, parseTarget } from '../targets.ts';
 
 export async function runDerivation(context: Context): Promise<number> {
   const [word = '', ...args] = context.args;

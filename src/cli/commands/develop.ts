@@ -18,10 +18,10 @@ import { type InstantiatedPackage, instantiate } from '../../build/instantiate.t
 import type { PlannedDerivation } from '../../build/instantiation.ts';
 import { type PhaseName, phaseNames } from '../../flake/manifest-model.ts';
 import type { StorePath } from '../../formats/store-path.ts';
-import { hostSystem, type OpenedFlake, openOne, realisePackages } from '../building.ts';
+import { type OpenedFlake, openOne, realisePackages } from '../building.ts';
 import type { Context } from '../context.ts';
 import { chosenEnvironment, commandOf, personalShell, runForeground } from '../foreground.ts';
-import { packageOf, parseTarget, shellOf, type Target, withShell } from '../targets.ts';
+import { hostSystem, packageOf, parseTarget, shellOf, type Target, withShell } from '../targets.ts';
 import { printEnvironment } from './print-env.ts';
 
 export async function runDevelop(context: Context): Promise<number> {

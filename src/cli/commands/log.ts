@@ -9,11 +9,11 @@ import { parseDerivation } from '../../formats/derivation.ts';
 import { baseNameOf, type StorePath } from '../../formats/store-path.ts';
 import { cleanLine } from '../../report/text.ts';
 import type { Store } from '../../store/store.ts';
-import { hostSystem, openOne } from '../building.ts';
+import { openOne } from '../building.ts';
 import { openCache } from '../caches.ts';
 import type { Context } from '../context.ts';
 import { readPathArgument } from '../store-paths.ts';
-import { packageOf, parseTarget } from '../targets.ts';
+import { hostSystem, packageOf, parseTarget } from '../targets.ts';
 
 export async function runLog(context: Context): Promise<number> {
   const subject = context.args[0] ?? '.';

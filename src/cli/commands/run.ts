@@ -7,10 +7,10 @@ import { enterCommand } from '../../build/enter.ts';
 import { onSystem, type ProgramRef } from '../../flake/manifest.ts';
 import type { StorePath } from '../../formats/store-path.ts';
 import type { Store } from '../../store/store.ts';
-import { type BuiltTarget, buildPackage, hostSystem, type OpenedFlake, openOne } from '../building.ts';
+import { type BuiltTarget, buildPackage, type OpenedFlake, openOne } from '../building.ts';
 import type { Context } from '../context.ts';
 import { isProgram, runForeground } from '../foreground.ts';
-import { offered, packageNamed, packageOf, parseTarget, type Target } from '../targets.ts';
+import { hostSystem, offered, packageNamed, packageOf, parseTarget, type Target } from '../targets.ts';
 
 export async function runRun(context: Context): Promise<number> {
   const target = parseTarget(context.args[0] ?? '.', hostSystem());

@@ -10,9 +10,9 @@ import {
   type Varying,
 } from '../../flake/manifest.ts';
 import { cleanText, type Palette } from '../../report/text.ts';
-import { hostSystem } from '../building.ts';
 import type { Context } from '../context.ts';
 import { openFlake, readPackages } from '../flake.ts';
+import { hostSystem } from '../targets.ts';
 
 type Leaf =
   | { readonly type: 'derivation'; readonly name: string; readonly description: string }

@@ -25,7 +25,7 @@ import { narHashOf, sha256 } from '../../../src/formats/hash.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
 import { makeFixedOutputPath, makeSourcePath, type StorePath } from '../../../src/formats/store-path.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
-import { playedEngine } from '../../support/builds.ts';
+import { playedEngine, soleBuilder } from '../../support/builds.ts';
 import { errorOf } from '../../support/errors.ts';
 import { lockedWorld } from '../../support/locked-flakes.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
@@ -84,7 +84,7 @@ class World {
   async realise(instantiation: Instantiation): Promise<ReadonlyMap<string, StorePath>> {
     const context = {
       store,
-      engine: this.#engine,
+      builders: soleBuilder(this.#engine),
       reporter: silent,
       download: () => expect.unreachable('a download'),
     };

@@ -33,6 +33,7 @@ import { makeSourcePath, type StorePath } from '../../../src/formats/store-path.
 import { resultLink } from '../../../src/store/roots.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
 import { walkPath } from '../../../src/store/tree-files.ts';
+import { soleBuilder } from '../../support/builds.ts';
 import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 import { file, treeFrom } from '../../support/trees.ts';
@@ -153,7 +154,8 @@ function run(
   options: Partial<RealiseOptions> = {},
   signal?: AbortSignal,
 ) {
-  const context = { store, engine, reporter: silent, download: noDownload };
+  const builders = soleBuilder(engine, options.jobs ?? 2);
+  const context = { store, builders, reporter: silent, download: noDownload };
   return realise(signal ? { ...context, signal } : context, what, { jobs: 2, cores: 1, ...options });
 }
 
@@ -305,7 +307,7 @@ describe('realise', () => {
       writeFileSync(place('out'), '');
     };
     const engine = new FakeEngine({ a: together, b: together, c: together });
-    const context = { store, engine, reporter: silent, download: noDownload };
+    const context = { store, builders: soleBuilder(engine, 2), reporter: silent, download: noDownload };
     const tops = ['a', 'b', 'c'].map((name) => graph.top(name));
     const results = await realiseAll(context, tops, { jobs: 2, cores: 1 });
     expect(results.map((result) => result.status === 'fulfilled' && result.value.outputs.get('out'))).toEqual(
@@ -326,10 +328,14 @@ describe('realise', () => {
     try {
       await Promise.all([
         run(engine, graph.top('top')),
-        realise({ store: other, engine, reporter: silent, download: noDownload }, graph.top('top'), {
-          jobs: 1,
-          cores: 1,
-        }),
+        realise(
+          { store: other, builders: soleBuilder(engine, 2), reporter: silent, download: noDownload },
+          graph.top('top'),
+          {
+            jobs: 1,
+            cores: 1,
+          },
+        ),
       ]);
     } finally {
       other.close();
@@ -477,7 +483,13 @@ describe('realise', () => {
       graph.add('p', { needs: ['base'] });
       const engine = new FakeEngine();
       const substituter = substituterOf(graph, ['base']);
-      const context = { store, engine, reporter: silent, download: noDownload, substituter };
+      const context = {
+        store,
+        builders: soleBuilder(engine),
+        reporter: silent,
+        download: noDownload,
+        substituter,
+      };
       const { built, substituted } = await realise(context, graph.top('p'), { jobs: 2, cores: 1 });
       expect([built, substituted]).toEqual([[graph.drv('p')], [graph.drv('base')]]);
       expect(substituter.asked).toEqual([graph.out('p'), graph.out('base')]);
@@ -487,7 +499,13 @@ describe('realise', () => {
       const graph = new Graph().add('p', { outputs: ['out', 'dev'] });
       const engine = new FakeEngine();
       const substituter = substituterOf(graph, ['p']);
-      const context = { store, engine, reporter: silent, download: noDownload, substituter };
+      const context = {
+        store,
+        builders: soleBuilder(engine),
+        reporter: silent,
+        download: noDownload,
+        substituter,
+      };
       const { built, substituted } = await realise(context, graph.top('p'), { jobs: 2, cores: 1 });
       expect([built, substituted]).toEqual([[graph.drv('p')], []]);
     });
@@ -558,11 +576,15 @@ describe('realise', () => {
       const emptied = await openStore(temporaryFolder());
       try {
         expect(engine.requests).toEqual(['base', 'p']);
-        await realise({ store: emptied, engine, reporter: silent, download: noDownload }, graph.top('p'), {
-          jobs: 1,
-          cores: 1,
-          rebuild: true,
-        });
+        await realise(
+          { store: emptied, builders: soleBuilder(engine, 2), reporter: silent, download: noDownload },
+          graph.top('p'),
+          {
+            jobs: 1,
+            cores: 1,
+            rebuild: true,
+          },
+        );
         expect(engine.requests).toEqual(['base', 'p', 'base', 'p', 'p']);
       } finally {
         emptied.close();
@@ -580,9 +602,12 @@ describe('realise', () => {
       },
     });
     const reporter = { emit: (event: Event) => void events.push(event) };
-    await realise({ store, engine, reporter, download: noDownload }, graph.top('p'), { jobs: 1, cores: 1 });
+    await realise({ store, builders: soleBuilder(engine), reporter, download: noDownload }, graph.top('p'), {
+      jobs: 1,
+      cores: 1,
+    });
     expect(events).toMatchObject([
-      { kind: 'start', activity: { type: 'build', name: 'p', drvPath: graph.drv('p') } },
+      { kind: 'start', activity: { type: 'build', name: 'p', drvPath: graph.drv('p'), builder: 'fake' } },
       { kind: 'log', line: 'hi' },
       { kind: 'end', outcome: 'ok' },
     ]);

@@ -61,6 +61,17 @@ maxBuildSize: 2048
 maxBuildMemory: "3G"
 maxBuildProcesses: 0
 keepFailed: true
+builders:
+  - nix=/usr/bin/nix?max-jobs=2
+  - builder: remote=grpcs://build.example.org?instance=main
+    systems: [x86_64-linux, aarch64-linux]
+    features: kvm
+    maxJobs: 32
+    platform: { OSFamily: linux }
+    caFile: ~/ca.pem
+    tokenVariable: BUILD_TOKEN
+    headers: { x-api-key: secret }
+  - local
 substituters: [https://a.example.org, "https://b.example.org?priority=1"]
 trustedPublicKeys: a-1:AAAA
 requireSigs: false
@@ -92,6 +103,22 @@ x-mine: [anything]
       maxBuildMemory: 3 * 2 ** 30,
       maxBuildProcesses: 0,
       keepFailed: true,
+      builders: [
+        { kind: 'nix', program: '/usr/bin/nix', maxJobs: 2 },
+        {
+          kind: 'remote',
+          address: 'grpcs://build.example.org',
+          instance: 'main',
+          systems: ['x86_64-linux', 'aarch64-linux'],
+          features: ['kvm'],
+          maxJobs: 32,
+          platform: { OSFamily: 'linux' },
+          caFile: join(home, 'ca.pem'),
+          tokenVariable: 'BUILD_TOKEN',
+          headers: { 'x-api-key': 'secret' },
+        },
+        { kind: 'local' },
+      ],
       substituters: ['https://a.example.org', 'https://b.example.org?priority=1'],
       trustedPublicKeys: ['a-1:AAAA'],
       requireSigs: false,
@@ -126,6 +153,7 @@ timeout = 60
 max-silent-time = 61
 max-build-log-size = 1M
 keep-failed = true
+builders = ssh://builder x86_64-linux
 trust-tarballs-from-git-forges = false
 `,
     });
@@ -151,6 +179,7 @@ trust-tarballs-from-git-forges = false
       maxBuildMemory: 0,
       maxBuildProcesses: 4096,
       keepFailed: true,
+      builders: [{ kind: 'local' }],
       substituters: ['https://a.example.org', 'https://b.example.org', 'https://c.example.org'],
       trustedPublicKeys: ['a-1:AAAA', 'b-1:BBBB'],
       requireSigs: false,
@@ -275,6 +304,9 @@ accessTokens: { "https://github.com": x, a.example: 5 }
     ['accessTokens: { a: "ghp_secret", a: "ghp_secret" }'],
     ['accessTokens: { "ghp_secret": 5 }'],
     ['tarballTtl: soon # accessTokens: ghp_secret'],
+    ['builders: [{ builder: remote=grpc://h:1, headers: { x-key: ghp_secret }, maxJobs: x }]'],
+    ['builders:\n  - builder: remote=grpc://h:1\n    header:\n      x-key: ghp_secret\n'],
+    ['builders: ["remote=grpc://ghp_secret:ghp_secret@h:1"]'],
   ])('never print a token: %j', async (text) => {
     const error = await errorOf(read({ [own]: text }));
     expect(error.diagnostics.length).toBeGreaterThan(0);
@@ -297,6 +329,7 @@ describe('config.schema.json', () => {
     expect(defaults).toEqual({
       ...rest,
       accessTokens: Object.fromEntries(accessTokens),
+      builders: ['local'],
       netrcFile: undefined,
       sslCertFile: undefined,
     });
@@ -326,6 +359,19 @@ describe('config.schema.json', () => {
       'substituters: https://a.example.org',
       'substituters: [5]',
       'trustedPublicKeys: { a: b }',
+      'builders: [local, nix, "nix=/usr/bin/nix?max-jobs=3", "remote=grpc://h:1?instance=a"]',
+      'builders: [{ builder: nix, maxJobs: 4, x-note: mine }]',
+      'builders: [{ builder: "remote=unix:/s", features: [kvm], certFile: ~/cert, keyFile: /key }]',
+      'builders: local',
+      'builders: [ssh]',
+      'builders: [nix=here]',
+      'builders: ["remote=http://h"]',
+      'builders: ["remote=grpc://a:b@h:1"]',
+      'builders: [{ maxJobs: 4 }]',
+      'builders: [{ builder: nix, maxJobs: 0 }]',
+      'builders: [{ builder: "remote=grpc://h:1", maxJob: 1 }]',
+      'builders: [{ builder: "remote=grpc://h:1", caFile: here }]',
+      'builders: [{ builder: "remote=grpc://h:1", headers: [a] }]',
     ];
     const verdicts = await Promise.all(
       texts.map((text) =>
@@ -339,6 +385,6 @@ describe('config.schema.json', () => {
       ),
     );
     expect(verdicts).toEqual(texts.map((text) => validate(parse(text))));
-    expect(verdicts.filter(Boolean)).toHaveLength(8);
+    expect(verdicts.filter(Boolean)).toHaveLength(11);
   });
 });

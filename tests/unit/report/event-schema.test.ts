@@ -19,7 +19,7 @@ const activities: { readonly [T in Activity['type']]: Extract<Activity, { type: 
   add: { type: 'add', subject: '/nix/store/x' },
   push: { type: 'push', subject: 'hello-2.12' },
   unpack: { type: 'unpack', subject: 'x.tar.gz' },
-  build: { type: 'build', name: 'hello', drvPath: '/nix/store/x.drv' },
+  build: { type: 'build', name: 'hello', drvPath: '/nix/store/x.drv', builder: 'nix' },
   'find-roots': { type: 'find-roots', store: '/home/ada/.local/share/flk' },
   sweep: { type: 'sweep', paths: 3 },
 };
@@ -39,6 +39,7 @@ const notices: { readonly [T in Notice['type']]: Extract<Notice, { type: T }> } 
   'unread-lock': { type: 'unread-lock', path: '/home/ada/work/flake.lock' },
   'cache-unreachable': { type: 'cache-unreachable', cache: 'https://h', reason: 'cannot reach h' },
   'cache-untrusted': { type: 'cache-untrusted', cache: 'https://h', path: '/nix/store/x', signed: true },
+  'builder-unavailable': { type: 'builder-unavailable', builder: 'nix', reason: 'not found' },
   'key-readable': { type: 'key-readable', path: '/home/ada/key' },
   'ci-locked': { type: 'ci-locked' },
   'lock-written': { type: 'lock-written', path: 'flake.lock' },

@@ -79,7 +79,7 @@ describe('Progress', () => {
   it('knows the last line of a span', () => {
     const progress = fold([
       0,
-      { kind: 'start', id: 1, activity: { type: 'build', name: 'x', drvPath: 'd' } },
+      { kind: 'start', id: 1, activity: { type: 'build', name: 'x', drvPath: 'd', builder: 'local' } },
     ]);
     for (let i = 0; i < 40; i++) progress.apply({ kind: 'log', id: 1, line: `line ${i}` }, i);
     expect(progress.span(1)?.lastLine).toBe('line 39');

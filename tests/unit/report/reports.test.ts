@@ -8,7 +8,12 @@ import { TtyReport } from '../../../src/report/tty.ts';
 import { VirtualScreen } from '../../support/screen.ts';
 
 const fetching = (subject: string): Activity => ({ type: 'fetch', subject });
-const building = (name: string): Activity => ({ type: 'build', name, drvPath: `/nix/store/x-${name}.drv` });
+const building = (name: string): Activity => ({
+  type: 'build',
+  name,
+  drvPath: `/nix/store/x-${name}.drv`,
+  builder: 'local',
+});
 const start = (id: number, activity: Activity): Event => ({ kind: 'start', id, activity });
 const end = (id: number, outcome: 'ok' | 'failed' | 'cached' = 'ok'): Event => ({ kind: 'end', id, outcome });
 const log = (id: number, line: string): Event => ({ kind: 'log', id, line });
