@@ -163,8 +163,8 @@ export class Instantiator {
       return isByContent ? await this.#byContent(resolved.drvPath, resolved.declaration) : target;
     }
     const flake = this.#flakes.input(from, ref.inputs);
-    const { sourcePath } = flake;
-    this.#addSource(sourcePath, 'source', flake.narHash, () => flake.tree());
+    const { path: sourcePath, narHash } = await flake.source();
+    this.#addSource(sourcePath, 'source', narHash, () => flake.tree());
     const path = [sourcePath, flake.dir, ref.subpath ?? ''].filter((part) => part !== '').join('/');
     return { resolved: { kind: 'source', path: sourcePath, refers: false }, output: 'out', path };
   }
@@ -454,7 +454,15 @@ export class Instantiator {
   async #selection(flake: LockedFlake, selection: SelfSelection): Promise<StorePath> {
     const selector = await this.#selector(flake);
     const { path, name, narHash, tree } = await selector.select(selection);
-    this.#addSource(path, name, narHash, async () => tree);
+    this.#plan.addSource(path, async () => {
+      try {
+        await this.#context.store.addTree(name, tree, { expected: narHash });
+      } catch (error) {
+        // It was changed just now; or the file system does not tell when files change.
+        if (error instanceof FlkError && error.code === 'FLK_NAR_HASH_MISMATCH') selector.forget(selection);
+        throw error;
+      }
+    });
     return path;
   }
 

@@ -4,14 +4,14 @@ import { FlkError } from '../base/errors.ts';
 import { LockGraph, printInputPath } from '../flake/graph.ts';
 import type { LockFile, LockNode } from '../flake/lock-file.ts';
 import { decodeManifest, type InputPath, type Manifest } from '../flake/manifest.ts';
-import type { Source, SourceTree } from '../flake/source.ts';
+import type { Source, SourceTree, WorkingFiles } from '../flake/source.ts';
 import type { NarHash } from '../formats/hash.ts';
 import { makeSourcePath, type StorePath } from '../formats/store-path.ts';
 
 /** The flake whose lock it is, as it lies here: its tree may differ from any commit. */
 interface RootFlake {
   readonly manifest: Manifest;
-  readonly tree: SourceTree;
+  readonly tree: SourceTree | WorkingFiles;
   /** The folder of flake.yaml in the tree; no slash at its ends, empty for the top. */
   readonly dir: string;
 }
@@ -30,15 +30,18 @@ export interface LockedFlake {
   readonly path: InputPath;
   /** The same as text, `greet/base`; empty for the root. */
   readonly label: string;
-  /** Of the whole tree, of which the flake may be a part. */
-  readonly narHash: NarHash;
   /** The flake's (or, for `flake: false`, the source's) folder in the tree; no slash at its ends. */
   readonly dir: string;
-  /** The whole tree as a store path; known without having it. */
-  readonly sourcePath: StorePath;
-  tree(): Promise<SourceTree>;
+  /** The whole tree, of which the flake may be a part, as a store path; known without having it, but for a working tree's. */
+  source(): Promise<LockedSource>;
+  tree(): Promise<SourceTree | WorkingFiles>;
   /** Throws FLK_PACKAGE_INVALID for inputs that have none, and FLK_MANIFEST_…. */
   manifest(): Promise<Manifest>;
+}
+
+interface LockedSource {
+  readonly path: StorePath;
+  readonly narHash: NarHash;
 }
 
 export class LockedFlakes {
@@ -55,9 +58,8 @@ export class LockedFlakes {
       key: context.lock.root,
       path: [],
       label: '',
-      narHash: tree.narHash,
       dir,
-      sourcePath: makeSourcePath('source', tree.narHash),
+      source: async () => sourceOf(isHashed(tree) ? tree.narHash : (await tree.hashed()).narHash),
       tree: async () => tree,
       manifest: async () => manifest,
     };
@@ -68,10 +70,10 @@ export class LockedFlakes {
   input(from: LockedFlake, inputs: InputPath): LockedFlake {
     const { lock, root } = this.#context;
     const [first] = inputs;
+    if (first === undefined) return from;
     const path = [...from.path, ...inputs];
     if (
       path.length === inputs.length &&
-      first !== undefined &&
       !this.#graph.node(lock.root).inputs.has(first) &&
       root.manifest.inputs.has(first)
     ) {
@@ -91,7 +93,6 @@ export class LockedFlakes {
       path,
       label,
       ...place,
-      sourcePath: makeSourcePath('source', place.narHash),
       manifest: () => {
         manifest ??= this.#manifest(this.#graph.node(key), flake);
         return manifest;
@@ -101,14 +102,14 @@ export class LockedFlakes {
     return flake;
   }
 
-  #place(key: string, label: string): Pick<LockedFlake, 'narHash' | 'dir' | 'tree'> {
+  #place(key: string, label: string): Pick<LockedFlake, 'source' | 'dir' | 'tree'> {
     const { locked, parent } = this.#graph.node(key);
     if (locked === undefined) throw new FlkError('FLK_LOCK_INVALID', `flake.lock does not pin ${label}`);
     if (parent !== undefined && locked.type === 'path') {
       // A part of another input's tree, named from that flake's folder.
       const owner = this.input(this.root, parent);
       const dir = insideOf(owner.dir, [locked.path, locked.dir ?? ''], label);
-      return { narHash: owner.narHash, dir, tree: owner.tree };
+      return { source: owner.source, dir, tree: owner.tree };
     }
     const { narHash } = locked;
     if (narHash === undefined) {
@@ -116,7 +117,7 @@ export class LockedFlakes {
     }
     let tree: Promise<SourceTree> | undefined;
     return {
-      narHash,
+      source: async () => sourceOf(narHash),
       dir: insideOf('', [locked.dir ?? ''], label),
       tree: () => {
         tree ??= this.#context.source.fetch(locked).then((fetched) => fetched.tree);
@@ -153,6 +154,11 @@ export class LockedFlakes {
     });
   }
 }
+
+/** Whether the tree is known as a whole. */
+export const isHashed = (tree: SourceTree | WorkingFiles): tree is SourceTree => 'narHash' in tree;
+
+const sourceOf = (narHash: NarHash): LockedSource => ({ path: makeSourcePath('source', narHash), narHash });
 
 /** Joins folders and resolves `.` and `..`; what leads out of the tree is FLK_LOCK_INVALID. */
 function insideOf(start: string, steps: readonly string[], label: string): string {

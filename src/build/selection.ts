@@ -3,12 +3,13 @@ import { canonicalJson } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
 import { type Reporter, span } from '../base/events.ts';
 import type { SelfSelection } from '../flake/manifest.ts';
-import type { SourceTree } from '../flake/source.ts';
-import { type NarHash, parseNarHash, sha256, toBase16 } from '../formats/hash.ts';
+import type { SourceTree, WorkingFiles } from '../flake/source.ts';
+import { type NarHash, sha256, toBase16 } from '../formats/hash.ts';
 import { NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
 import { makeSourcePath, type StorePath } from '../formats/store-path.ts';
 import { filterTree } from '../formats/tree-sinks.ts';
 import type { Store } from '../store/store.ts';
+import { isHashed } from './locked-flakes.ts';
 import { matcher } from './patterns.ts';
 import { SharedWalks } from './shared-walks.ts';
 
@@ -22,9 +23,19 @@ export interface SelectedSource {
 
 /** Where a flake lies: its `flake.yaml` is `dir/flake.yaml` of the tree; `dir` is empty or has no slash at its ends. */
 export interface FlakeFolder {
-  readonly tree: SourceTree;
+  readonly tree: SourceTree | WorkingFiles;
   readonly dir: string;
 }
+
+/** What a selection was found to be, and the stamp of what it was found in; of a tree that never changes that is empty. */
+interface Remembered {
+  readonly stamp: string;
+  readonly name: string;
+  readonly narHash: NarHash;
+}
+
+/** Of selections that this run did not ask for: whoever builds one package after the other asks for others each time. */
+const mostRemembered = 20_000;
 
 export interface SelectionContext {
   readonly store: Pick<Store, 'memo' | 'setMemo'>;
@@ -41,18 +52,19 @@ export class Selector {
   readonly #flake: FlakeFolder;
   readonly #context: SelectionContext;
   readonly #memoKey: string;
-  /** What is known of this tree: selection → `NAME HASH`. */
-  readonly #known: Map<string, string>;
+  /** What is known of this tree, by selection; those asked for in this run last. */
+  readonly #known: Map<string, Remembered>;
   readonly #selected = new Map<string, Promise<SelectedSource>>();
   #isNew = false;
 
   constructor(flake: FlakeFolder, context: SelectionContext) {
     this.#flake = flake;
     this.#context = context;
-    // `select-2`: to be raised when the same selection is to mean something else.
-    const whole = canonicalJson({ narHash: flake.tree.narHash, dir: flake.dir });
-    this.#memoKey = `select-2-${toBase16(sha256(whole))}`;
-    this.#known = new Map(JSON.parse(context.store.memo(this.#memoKey) ?? '[]') as [string, string][]);
+    const { tree, dir } = flake;
+    // `select-3`: to be raised when the same selection is to mean something else. One note for each flake that is worked on.
+    const whole = canonicalJson(isHashed(tree) ? { narHash: tree.narHash, dir } : { place: tree.place, dir });
+    this.#memoKey = `select-3-${toBase16(sha256(whole))}`;
+    this.#known = parseNote(context.store.memo(this.#memoKey));
   }
 
   /**
@@ -60,7 +72,7 @@ export class Selector {
    * selected.
    */
   select(selection: SelfSelection): Promise<SelectedSource> {
-    const key = JSON.stringify([selection.path, selection.include, selection.exclude]);
+    const key = keyOf(selection);
     const selected = this.#selected.get(key) ?? this.#select(selection, key);
     this.#selected.set(key, selected);
     return selected;
@@ -69,30 +81,45 @@ export class Selector {
   /** Writes down what was found out, so that the next run need not look at the same tree. */
   remember(): void {
     if (!this.#isNew) return;
-    this.#context.store.setMemo(this.#memoKey, JSON.stringify([...this.#known]));
+    this.#context.store.setMemo(this.#memoKey, printNote([...this.#known].slice(-mostRemembered)));
     this.#isNew = false;
+  }
+
+  /** What is known of a selection is wrong: whoever asks next has it read. */
+  forget(selection: SelfSelection): void {
+    this.#isNew = this.#known.delete(keyOf(selection)) || this.#isNew;
+    this.remember();
   }
 
   async #select(selection: SelfSelection, key: string): Promise<SelectedSource> {
     const { path } = selection;
+    const whole = this.#flake.tree;
     const folder = [this.#flake.dir, path].filter((part) => part !== '').join('/');
     const tree: Tree = {
       walk: async (sink) => {
-        const walks = sharedWalks(this.#flake.tree, this.#context.signal);
+        const walks = sharedWalks(whole, this.#context.signal);
         if (await walks.walk(folder, filterTree(sink, keeper(selection)))) return;
         throw new FlkError('FLK_PACKAGE_INVALID', `./${path} is not in the flake’s tree`, {
           hint: `only what Git tracks is: git add ./${path}`,
         });
       },
     };
-    const [knownName, knownHash] = this.#known.get(key)?.split(' ') ?? [];
-    if (knownName !== undefined && knownHash !== undefined)
-      return selected(knownName, parseNarHash(knownHash), tree);
+    // Before anything is read: what is changed from here on has another stamp next time.
+    const stamp = isHashed(whole) ? '' : whole.stamp(folder);
+    const known = this.#known.get(key);
+    if (known !== undefined && known.stamp === stamp) {
+      this.#known.delete(key);
+      this.#known.set(key, known);
+      return selected(known.name, known.narHash, tree);
+    }
     const { name, narHash } = await span(this.#context.reporter, { type: 'hash', subject: `./${path}` }, () =>
       walkMended(() => look(selection, folder, tree)),
     );
-    this.#known.set(key, `${name} ${narHash}`);
-    this.#isNew = true;
+    if (stamp !== undefined) {
+      this.#known.delete(key);
+      this.#known.set(key, { stamp, name, narHash });
+      this.#isNew = true;
+    }
     return selected(name, narHash, tree);
   }
 }
@@ -107,6 +134,22 @@ export async function selectSource(
   const found = await selector.select(selection);
   selector.remember();
   return found;
+}
+
+const keyOf = ({ path, include, exclude }: SelfSelection): string => JSON.stringify([path, include, exclude]);
+
+/** `[[SELECTION, STAMP, NAME, HASH], …]` in JSON, behind the digest of that. */
+function printNote(known: readonly (readonly [string, Remembered])[]): string {
+  const body = JSON.stringify(known.map(([key, { stamp, name, narHash }]) => [key, stamp, name, narHash]));
+  return `${toBase16(sha256(body))}\n${body}`;
+}
+
+/** What is not whole is not known. */
+function parseNote(note: string | undefined): Map<string, Remembered> {
+  const body = note?.slice(65) ?? '';
+  if (note?.slice(0, 64) !== toBase16(sha256(body))) return new Map();
+  const rows = JSON.parse(body) as readonly (readonly [string, string, string, NarHash])[];
+  return new Map(rows.map(([key, stamp, name, narHash]) => [key, { stamp, name, narHash }]));
 }
 
 async function look(

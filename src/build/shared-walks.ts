@@ -1,4 +1,5 @@
-/** Many parts of one tree, read by as few walks of it as can be: a flake of a thousand packages has a thousand sources in one tree. */
+/** Many parts of one tree, each read once at most: a flake of a thousand packages has a thousand sources in one tree. */
+import type { WorkingFiles } from '../flake/source.ts';
 import type { Tree, TreeSink } from '../formats/nar.ts';
 import { type Branch, Branches } from '../formats/tree-branches.ts';
 
@@ -8,12 +9,12 @@ interface Wish extends Branch {
 }
 
 export class SharedWalks {
-  readonly #tree: Tree;
+  readonly #tree: Tree & Partial<Pick<WorkingFiles, 'walkAt'>>;
   readonly #signal: AbortSignal | undefined;
   #wishes: Wish[] = [];
   #last: Promise<void> = Promise.resolve();
 
-  constructor(tree: Tree, signal?: AbortSignal) {
+  constructor(tree: Tree & Partial<Pick<WorkingFiles, 'walkAt'>>, signal?: AbortSignal) {
     this.#tree = tree;
     this.#signal = signal;
   }
@@ -32,21 +33,45 @@ export class SharedWalks {
   async #walk(): Promise<void> {
     const wishes = this.#wishes;
     this.#wishes = [];
-    const branches = new Branches(wishes);
+    // A tree that can be entered anywhere is read where something is wished for, and there once.
+    const tops = this.#tree.walkAt ? outermost(wishes) : new Map([['', wishes]]);
+    for (const [top, below] of tops) await this.#walkBelow(top, below);
+  }
+
+  async #walkBelow(top: string, wishes: readonly Wish[]): Promise<void> {
+    const branches = wishes.map(({ path, sink }) => ({ path: top === '' ? path : path.slice(top.length + 1), sink }));
+    const all = new Branches(branches);
     try {
-      await this.#tree.walk(branches, this.#signal);
+      if (this.#tree.walkAt) await this.#tree.walkAt(top, all, this.#signal);
+      else await this.#tree.walk(all, this.#signal);
     } catch (error) {
       for (const { failed } of wishes) failed(error);
       return;
     }
-    for (const wish of wishes) {
+    for (const [index, wish] of wishes.entries()) {
       try {
-        wish.done(branches.found(wish));
+        wish.done(all.found(branches[index]!));
       } catch (error) {
         wish.failed(error);
       }
     }
   }
+}
+
+/** The paths that lie within no other, and what is wished for there and below. */
+function outermost(wishes: readonly Wish[]): Map<string, Wish[]> {
+  const paths = new Set(wishes.map(({ path }) => path));
+  const tops = new Map<string, Wish[]>();
+  for (const wish of wishes) {
+    const { path } = wish;
+    let top = paths.has('') ? '' : path;
+    for (let end = path.lastIndexOf('/'); top !== '' && end !== -1; end = path.lastIndexOf('/', end - 1))
+      if (paths.has(path.slice(0, end))) top = path.slice(0, end);
+    const below = tops.get(top);
+    if (below) below.push(wish);
+    else tops.set(top, [wish]);
+  }
+  return tops;
 }
 
 const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));

@@ -43,7 +43,7 @@ export interface BuiltTarget {
 /** One that the command line named. */
 export interface NamedTarget extends BuiltTarget {
   /** What names it again, and where it was found this time. */
-  readonly source: ElementSource;
+  readonly source: () => Promise<ElementSource>;
 }
 
 /**
@@ -84,7 +84,7 @@ export async function forecastTargets(context: Context, targets: readonly string
 interface InstantiatedTargets {
   readonly packages: readonly InstantiatedPackage[];
   /** One for each package. */
-  readonly sources: readonly ElementSource[];
+  readonly sources: readonly NamedTarget['source'][];
   readonly flakes: readonly OpenedFlake[];
   /** With `--keep-going`. */
   readonly failures: unknown[];
@@ -100,7 +100,7 @@ async function instantiateTargets(
   /** What two packages of a flake share is looked at once. */
   const instantiators = new Map<OpenedFlake, Instantiator>();
   const packages: InstantiatedPackage[] = [];
-  const sources: ElementSource[] = [];
+  const sources: NamedTarget['source'][] = [];
   const failures: unknown[] = [];
   for (const target of targets) {
     const parsed = parseTarget(target, hostSystem());
@@ -111,7 +111,7 @@ async function instantiateTargets(
       const instantiator = instantiators.get(opened) ?? new Instantiator(opened);
       instantiators.set(opened, instantiator);
       packages.push(await instantiator.instantiate(packageOf(parsed, opened)));
-      sources.push(sourceOf(parsed, opened));
+      sources.push(() => sourceOf(parsed, opened));
     } catch (error) {
       if (!context.flags['keep-going'] || context.signal.aborted) throw error;
       failures.push(error);
@@ -120,13 +120,13 @@ async function instantiateTargets(
   return { packages, sources, flakes: [...instantiators.keys()], failures };
 }
 
-function sourceOf(
+async function sourceOf(
   { kind = 'packages', name = 'default', output }: Target,
   opened: OpenedFlake,
-): ElementSource {
+): Promise<ElementSource> {
   return {
     originalUrl: opened.originalUrl,
-    url: opened.url,
+    url: await opened.url(),
     attrPath: `${kind}.${opened.system}.${name}`,
     ...(output === undefined ? {} : { outputs: [output] }),
   };
@@ -168,9 +168,10 @@ export interface OpenedFlake extends InstantiationContext {
   readonly folder: string | undefined;
   /** Likewise its flake.lock. */
   readonly lockPath: string | undefined;
-  /** The flake as it was asked for, whole, and where that led. */
+  /** The flake as it was asked for, whole. */
   readonly originalUrl: string;
-  readonly url: string;
+  /** Where that led, pinned. */
+  readonly url: () => Promise<string>;
 }
 
 /** Opens a flake for a command that works on it alone. */
@@ -188,8 +189,8 @@ async function openPackages(context: Context, target: string): Promise<OpenedFla
     flake.lookAhead();
     return readPackages(flake);
   });
-  const [{ tree, locked }, source, store] = await Promise.all([
-    flake.tree(),
+  const [tree, source, store] = await Promise.all([
+    flake.files(),
     context.sources(),
     context.store(),
   ]);
@@ -208,7 +209,7 @@ async function openPackages(context: Context, target: string): Promise<OpenedFla
     folder: flake.manifestPath === undefined ? undefined : dirname(flake.manifestPath),
     lockPath: flake.lockPath,
     originalUrl: printFlakeRef(flake.ref),
-    url: printFlakeRef(locked),
+    url: async () => printFlakeRef((await flake.tree()).locked),
   };
 }
 

@@ -8,7 +8,7 @@ import { version } from '../base/version.ts';
 import { linkedFile } from '../flake/flake-folder.ts';
 import { type FlakeRef, type GitRef, parseFlakeRef, printFlakeRef, type Rev } from '../flake/flake-ref.ts';
 import type { FlakeManifest, Manifest } from '../flake/manifest-model.ts';
-import type { Fetched, SourceTree } from '../flake/source.ts';
+import type { Fetched, SourceTree, WorkingFiles } from '../flake/source.ts';
 import {
   chooseManifest,
   type GitFlags,
@@ -52,9 +52,11 @@ export interface Flake {
   trackLock(): Promise<void>;
   /** Commits flake.lock alone, and gives the new revision; undefined where there is none. */
   commitLock(message: string): Promise<Rev | undefined>;
-  /** Says that `tree` will be asked for. */
+  /** Says that `files` will be asked for. */
   lookAhead(): void;
   /** The same answer each time. */
+  files(): Promise<SourceTree | WorkingFiles>;
+  /** The whole of them, for which all are read. */
   tree(): Promise<FlakeTree>;
 }
 
@@ -116,7 +118,18 @@ async function openLocal(
     flags,
   });
   const { ref, dir, manifestName, lockText, lockPath } = local;
-  let tree: Promise<FlakeTree> | undefined;
+  const open = async (): ReturnType<typeof local.files> => {
+    const { self } = await readManifest({ manifestFile: local.manifest });
+    const files = await local.files(self);
+    if (files.dirty && !(await context.allowDirty()))
+      throw new FlkError('FLK_GIT_DIRTY', `${local.root} has changes that are not committed`);
+    return files;
+  };
+  let opened: ReturnType<typeof open> | undefined;
+  const opening = (): ReturnType<typeof open> => {
+    opened ??= open();
+    return opened;
+  };
   const flake: Flake & { readonly folder: string } = {
     ref,
     dir,
@@ -130,18 +143,11 @@ async function openLocal(
     assertTracked: () => local.assertTracked(),
     trackLock: () => local.trackLock(),
     commitLock: (message) => local.commitLock(message),
-    tree: () => {
-      tree ??= readManifest({ manifestFile: local.manifest }).then(async ({ self }) => {
-        const whole = await local.tree(self);
-        if (whole.dirty && !(await context.allowDirty()))
-          throw new FlkError('FLK_GIT_DIRTY', `${local.root} has changes that are not committed`);
-        return whole;
-      });
-      return tree;
-    },
+    files: async () => (await opening()).files,
+    tree: async () => await (await opening()).whole(),
   };
   // Asked for in so many words, it holds also where nobody needs the tree.
-  if (context.flags['allow-dirty'] === false) await flake.tree();
+  if (context.flags['allow-dirty'] === false) await flake.files();
   return flake;
 }
 
@@ -225,6 +231,7 @@ async function openFetched(context: Context, ref: FlakeRef): Promise<Flake> {
     assertTracked: async () => {},
     trackLock: async () => {},
     commitLock: async () => undefined,
+    files: async () => tree,
     tree: async () => whole,
   };
 }

@@ -84,8 +84,8 @@ async function computeLock(
     manifest,
     source,
     readManifest: manifestReader,
-    readRelative: async (path) => await (await flake.tree()).tree.readFile(path),
-    walkRelative: async (sink, signal) => await (await flake.tree()).tree.walk(sink, signal),
+    readRelative: async (path) => await (await flake.files()).readFile(path),
+    walkRelative: async (sink, signal) => await (await flake.files()).walk(sink, signal),
     rootDir: flake.dir,
     reporter: context.reporter,
     // Who only uses the flake may have it with what lies here; the lock is not written then.
@@ -209,9 +209,9 @@ export async function checkStaleness(
     readManifest: manifestReader,
     readRelative: async (path) => {
       selfContained = false;
-      return await (await flake.tree()).tree.readFile(path);
+      return await (await flake.files()).readFile(path);
     },
-    walkRelative: async (sink, signal) => await (await flake.tree()).tree.walk(sink, signal),
+    walkRelative: async (sink, signal) => await (await flake.files()).walk(sink, signal),
     rootDir: flake.dir,
     overrides,
     cached: {

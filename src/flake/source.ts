@@ -1,19 +1,42 @@
 /** The port through which the locker, and everybody after it, sees the world's sources. `sources/` implements it. */
 
 import type { NarHash } from '../formats/hash.ts';
-import type { Tree } from '../formats/nar.ts';
+import type { Tree, TreeSink } from '../formats/nar.ts';
 import type { FlakeRef, ForgeRef, GitRef, Rev } from './flake-ref.ts';
 
-/** A source tree whose identity is known. Opening one moves no bytes that are already here. */
-export interface SourceTree extends Tree {
-  /** The whole repository or folder, not only `dir`. */
-  readonly narHash: NarHash;
-  readonly narSize: number;
+/** The files of a whole repository or folder. */
+interface SourceFiles extends Tree {
   /**
    * One file by its path from the tree's root (`sub/flake.yaml`), undefined when it is not a regular file there.
    * Larger than 16 MiB is FLK_LIMIT. Never follows symlinks.
    */
   readFile(path: string): Promise<Buffer | undefined>;
+}
+
+/** A source tree whose identity is known. Opening one moves no bytes that are already here. */
+export interface SourceTree extends SourceFiles {
+  /** The whole repository or folder, not only `dir`. */
+  readonly narHash: NarHash;
+  readonly narSize: number;
+}
+
+/**
+ * Files where somebody works on them. All of them are read to know what they are as a whole; that a part of them is as it was
+ * before shows at a glance.
+ */
+export interface WorkingFiles extends SourceFiles {
+  /** The folder on this machine, absolute. */
+  readonly place: string;
+  /**
+   * What the file system says of the node at `path` (`a/b`, UTF-8; empty for all) and what is below it, when it is first asked for:
+   * another text once anything there is another. Undefined where that is not certain: where nothing is there, and where something
+   * was written so lately that a later change could bear the same time.
+   */
+  stamp(path: string): string | undefined;
+  /** Walks the node at `path` alone. False: there is none, and the sink has seen nothing. */
+  walkAt(path: string, sink: TreeSink, signal?: AbortSignal): Promise<boolean>;
+  /** Reads all of them, once. */
+  hashed(): Promise<SourceTree>;
 }
 
 export interface Fetched {

@@ -10,7 +10,7 @@ import type { SourceFile } from '../base/diagnostics.ts';
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import { type FlakeRef, type GitRef, type PathRef, type Rev, refKey } from '../flake/flake-ref.ts';
-import type { Source, SourceTree } from '../flake/source.ts';
+import type { Source, SourceTree, WorkingFiles } from '../flake/source.ts';
 import { followLinks } from '../formats/tree-links.ts';
 import { digestOfChanges } from './changes-digest.ts';
 import { lookAt, readRegularFile, unreadable } from './disk.ts';
@@ -62,6 +62,14 @@ interface LocalTree {
   changes?(): Promise<string | undefined>;
 }
 
+/** The same, and what of it is known without reading all files. */
+interface LocalFiles {
+  readonly files: SourceTree | WorkingFiles;
+  readonly dirty: boolean;
+  /** The same answer each time. */
+  whole(): Promise<LocalTree>;
+}
+
 export interface LocalFlake {
   /** A Git repository's working tree, or a plain folder. */
   readonly kind: 'git' | 'path';
@@ -89,9 +97,11 @@ export interface LocalFlake {
   /** Commits flake.lock alone; undefined where there is nothing to commit, or no repository. Throws FLK_GIT_MISSING, FLK_GIT_WORKTREE. */
   commitLock(message: string): Promise<Rev | undefined>;
   /**
-   * Reads Git's state, hashes the tree; `own` is what the flake says of how its source is to be taken. Throws
-   * FLK_MANIFEST_UNTRACKED, FLK_GIT_WORKTREE. The same answer each time.
+   * Reads Git's state; `own` is what the flake says of how its source is to be taken. Throws FLK_MANIFEST_UNTRACKED,
+   * FLK_GIT_WORKTREE. The same answer each time.
    */
+  files(own?: GitFlags): Promise<LocalFiles>;
+  /** The whole of the files: reads them all. */
   tree(own?: GitFlags): Promise<LocalTree>;
 }
 
@@ -120,7 +130,13 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
           ...(lookAt(join(root, '.git/shallow')) ? { shallow: true } : {}),
           ...options.flags,
         };
-  const trees = new OnceMap<string, LocalTree>();
+  const opened = new OnceMap<string, LocalFiles>();
+  const files = (own?: GitFlags): Promise<LocalFiles> => {
+    const wanted = ref.type === 'git' ? { ...ref, ...own } : ref;
+    return opened.get(refKey(wanted), () =>
+      openFiles(wanted, root, { ...options, manifestPath: join(dir, manifestName), tracked }),
+    );
+  };
   let tracked: Promise<TrackedState> | undefined;
   return {
     kind: ref.type,
@@ -149,28 +165,35 @@ export async function openLocalFlake(folder: string, options: LocalFlakeOptions)
     },
     commitLock: async (message) =>
       repository === undefined ? undefined : await commitFile(root, join(dir, lockName), message),
-    tree: (own) => {
-      const wanted = ref.type === 'git' ? { ...ref, ...own } : ref;
-      return trees.get(refKey(wanted), () =>
-        openTree(wanted, root, { ...options, manifestPath: join(dir, manifestName), tracked }),
-      );
-    },
+    files,
+    tree: async (own) => await (await files(own)).whole(),
   };
 }
 
-async function openTree(
+async function openFiles(
   ref: GitRef | PathRef,
   root: string,
   options: WorkingTreeOptions,
-): Promise<LocalTree> {
+): Promise<LocalFiles> {
   if (ref.type === 'path') {
     const { locked, tree } = await fetchPath(ref, options);
-    return { tree, locked, dirty: false, lastModified: locked.lastModified ?? 0 };
+    const whole = { tree, locked, dirty: false, lastModified: locked.lastModified ?? 0 };
+    return { files: tree, dirty: false, whole: async () => whole };
   }
-  const whole = await openWorkingTree(ref, root, options);
-  return whole.dirty
-    ? { ...whole, changes: async () => await digestOfChanges(root, whole.rev, options.signal) }
-    : whole;
+  const opened = await openWorkingTree(ref, root, options);
+  if (!opened.dirty) return opened;
+  const read = async (): Promise<LocalTree> => {
+    const whole = await opened.whole();
+    return { ...whole, changes: async () => await digestOfChanges(root, whole.rev, options.signal) };
+  };
+  let whole: Promise<LocalTree> | undefined;
+  return {
+    ...opened,
+    whole: () => {
+      whole ??= read();
+      return whole;
+    },
+  };
 }
 
 /** Without symlinks, so that what is above it is what a person would see from within. */

@@ -92,7 +92,7 @@ export class Sources implements Source {
         const root = workingTreeOf(ref);
         return root === undefined
           ? await this.#git.fetch(ref)
-          : await openWorkingTree(ref, root, { ...this.#options, source: this });
+          : await (await openWorkingTree(ref, root, { ...this.#options, source: this })).whole();
       }
       case 'path':
         return await fetchPath(ref, this.#options);

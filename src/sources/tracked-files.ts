@@ -1,11 +1,13 @@
 /** The files of a repository that Git tracks: what is known of them, and the tree that they are on disk. */
+import type { Stats } from 'node:fs';
 import { FlkError } from '../base/errors.ts';
 import { type Reporter, span } from '../base/events.ts';
 import type { Rev } from '../flake/flake-ref.ts';
-import type { SourceTree } from '../flake/source.ts';
-import { hashTree, isNodeName, maxDepth, type TreeSink } from '../formats/nar.ts';
+import type { SourceTree, WorkingFiles } from '../flake/source.ts';
+import { sha256 } from '../formats/hash.ts';
+import { hashTree, maxDepth, maxNameLength, type TreeSink } from '../formats/nar.ts';
 import type { NodeKind, NodePath } from '../formats/tree-sinks.ts';
-import { bytePath, onDisk, walkPath } from '../store/tree-files.ts';
+import { type BytePath, bytePath, onDisk, shown, walkPath } from '../store/tree-files.ts';
 import { lookAt, readBelow } from './disk.ts';
 
 /** What Git says of a working tree; which program says it does not matter. */
@@ -23,8 +25,8 @@ export interface TrackedState {
 }
 
 export interface TrackedEntry {
-  /** From the repository's root, in bytes. */
-  readonly path: Buffer;
+  /** From the repository's root. */
+  readonly path: BytePath;
   /** Submodules are empty folders in a source tree. */
   readonly submodule: boolean;
 }
@@ -34,83 +36,210 @@ export interface WorkingTreeOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Hashes the tracked files of `root` as they are on disk, and gives them as a tree. Throws FLK_GIT_TREE. */
-export async function openTrackedFiles(
-  root: string,
-  entries: readonly TrackedEntry[],
-  options: WorkingTreeOptions,
-): Promise<SourceTree> {
-  const tracked: Folder = new Map();
-  for (const entry of entries) addEntry(root, tracked, entry);
-  const walk = (sink: TreeSink, signal?: AbortSignal, progress?: (bytes: number) => void): Promise<void> => {
-    const present = presentNodes(root, tracked);
-    const wants = (path: NodePath, kind: NodeKind): boolean => {
-      const wanted = present.get(path);
-      return kind === 'directory' ? wanted === 'folder' : wanted === 'file';
-    };
-    return walkPath(root, { wants, ...(progress === undefined ? {} : { progress }) }).walk(sink, signal);
-  };
-  const isTracked = (path: string): boolean => {
-    let at: Folder | 'file' | 'submodule' | undefined = tracked;
-    for (const name of Buffer.from(path).toString('latin1').split('/'))
-      at = at instanceof Map ? at.get(name) : undefined;
-    return at === 'file';
-  };
-  return await span(options.reporter, { type: 'hash', subject: root }, async (work) => {
-    const progress = (bytes: number): void => work.progress(bytes, undefined, 'bytes');
-    return {
-      ...(await hashTree({ walk: (sink, signal) => walk(sink, signal, progress) }, options.signal)),
-      walk: (sink, signal) => walk(sink, signal),
-      readFile: async (path) => (isTracked(path) ? readBelow(root, path) : undefined),
-    };
-  });
-}
-
-/** What Git tracks, by name (latin1, one character per byte). */
-type Folder = Map<string, Folder | 'file' | 'submodule'>;
-
-function addEntry(root: string, tracked: Folder, { path, submodule }: TrackedEntry): void {
-  const names = path.toString('latin1').split('/');
-  const isSafe = names.every(
-    (name) => isNodeName(Buffer.from(name, 'latin1')) && name.toLowerCase() !== '.git',
-  );
-  if (!isSafe || names.length > maxDepth)
-    throw new FlkError('FLK_GIT_TREE', `the index of ${root} holds a forbidden path: ${path}`);
-  const last = names.pop()!;
-  let folder = tracked;
-  for (const name of names) {
-    let next = folder.get(name);
-    if (!(next instanceof Map)) {
-      // During a conflict a path may be a file on one side and a folder on the other.
-      next = new Map();
-      folder.set(name, next);
-    }
-    folder = next;
-  }
-  if (!folder.has(last)) folder.set(last, submodule ? 'submodule' : 'file');
-}
+/** What Git tracks, by name. */
+type Folder = Map<BytePath, Tracked>;
+type Tracked = Folder | 'file' | 'submodule';
 
 /**
- * The tracked nodes that are on disk now. Git has no empty folders, so neither has the tree, but for submodules, which are
- * nothing else. Where a tracked folder is now a link or a file, what was in it is deleted: never look through it.
+ * Milliseconds that a file must have been left alone for its times to tell whether it is changed: file systems tell times apart that
+ * lie from a few milliseconds to two seconds from each other.
  */
-function presentNodes(root: string, tracked: Folder): Map<NodePath, 'folder' | 'file'> {
-  const present = new Map<NodePath, 'folder' | 'file'>();
-  const base = bytePath(root);
-  const visit = (folder: Folder, prefix: NodePath): boolean => {
-    let any = false;
-    for (const [name, entry] of folder) {
-      const path = prefix + name;
-      const info = lookAt(onDisk(`${base}/${path}`));
-      let kind: 'folder' | 'file' | undefined;
-      if (entry === 'file') kind = info?.isFile() || info?.isSymbolicLink() ? 'file' : undefined;
-      else if (info?.isDirectory() && (entry === 'submodule' || visit(entry, `${path}/`))) kind = 'folder';
-      if (kind === undefined) continue;
-      present.set(path, kind);
-      any = true;
+const settledAfter = 3000;
+
+/** The tracked files of `root` as they are on disk. Throws FLK_GIT_TREE. */
+export class TrackedFiles implements WorkingFiles {
+  readonly place: string;
+  readonly #root: BytePath;
+  readonly #options: WorkingTreeOptions;
+  readonly #tracked: Folder;
+  /** What `stamp` has seen so far. */
+  readonly #glances = new Map<BytePath, Glance | undefined>();
+  #hashed: Promise<SourceTree> | undefined;
+
+  constructor(root: string, entries: readonly TrackedEntry[], options: WorkingTreeOptions) {
+    this.place = root;
+    this.#root = bytePath(root);
+    this.#options = options;
+    this.#tracked = foldersOf(root, entries);
+  }
+
+  hashed(): Promise<SourceTree> {
+    this.#hashed ??= span(this.#options.reporter, { type: 'hash', subject: this.place }, async (work) => {
+      const progress = (bytes: number): void => work.progress(bytes, undefined, 'bytes');
+      return {
+        ...(await hashTree(
+          { walk: (sink, signal) => this.#walk('', this.#tracked, sink, signal, progress) },
+          this.#options.signal,
+        )),
+        walk: (sink, signal) => this.walk(sink, signal),
+        readFile: (path) => this.readFile(path),
+      };
+    });
+    return this.#hashed;
+  }
+
+  walk(sink: TreeSink, signal?: AbortSignal): Promise<void> {
+    return this.#walk('', this.#tracked, sink, signal);
+  }
+
+  async walkAt(path: string, sink: TreeSink, signal?: AbortSignal): Promise<boolean> {
+    const at = bytePath(path);
+    const entry = this.#find(at);
+    if (entry === undefined || !this.#isReached(at) || !this.#isThere(at, entry)) return false;
+    await this.#walk(at, entry, sink, signal);
+    return true;
+  }
+
+  async readFile(path: string): Promise<Buffer | undefined> {
+    return this.#find(bytePath(path)) === 'file' ? readBelow(this.place, path) : undefined;
+  }
+
+  stamp(path: string): string | undefined {
+    const at = bytePath(path);
+    const entry = this.#find(at);
+    if (entry === undefined || !this.#isReached(at)) return undefined;
+    const glance = this.#glance(at, entry);
+    return glance?.settled ? glance.text : undefined;
+  }
+
+  #find(path: BytePath): Tracked | undefined {
+    let at: Tracked | undefined = this.#tracked;
+    if (path === '') return at;
+    for (const name of path.split('/')) at = at instanceof Map ? at.get(name) : undefined;
+    return at;
+  }
+
+  /** Whether no link is on the way there. */
+  #isReached(path: BytePath): boolean {
+    for (let slash = path.indexOf('/'); slash !== -1; slash = path.indexOf('/', slash + 1))
+      if (!this.#lookAt(path.slice(0, slash))?.isDirectory()) return false;
+    return true;
+  }
+
+  #isThere(path: BytePath, entry: Tracked): boolean {
+    const info = this.#lookAt(path);
+    if (entry === 'file') return info !== undefined && isFileOrLink(info);
+    return info?.isDirectory() === true && (entry === 'submodule' || this.#present(entry, path).size > 0);
+  }
+
+  #lookAt(path: BytePath): Stats | undefined {
+    return lookAt(onDisk(path === '' ? this.#root : `${this.#root}/${path}`));
+  }
+
+  /** What the file system says of a node. Each is asked for once: what is changed later is taken for changed in the next run. */
+  #glance(path: BytePath, entry: Tracked): Glance | undefined {
+    if (this.#glances.has(path)) return this.#glances.get(path);
+    const now = Date.now();
+    const info = this.#lookAt(path);
+    let glance: Glance | undefined;
+    if (entry instanceof Map) {
+      if (info?.isDirectory()) glance = this.#glanceInto(path, entry);
+    } else if (entry === 'submodule') {
+      if (info?.isDirectory()) glance = { text: 'submodule', settled: true };
+    } else if (info !== undefined && isFileOrLink(info)) {
+      const kind = info.isSymbolicLink() ? 'link' : (info.mode & 0o100) === 0 ? 'file' : 'program';
+      const { size, mtimeMs, ctimeMs, ino } = info;
+      glance = {
+        text: `${kind} ${size} ${mtimeMs} ${ctimeMs} ${ino}`,
+        settled: mtimeMs < now - settledAfter && ctimeMs < now - settledAfter,
+      };
     }
-    return any;
-  };
-  visit(tracked, '');
-  return present;
+    if (entry instanceof Map) this.#glances.set(path, glance);
+    return glance;
+  }
+
+  /** As in `#present`, a folder with nothing in it is none. */
+  #glanceInto(path: BytePath, folder: Folder): Glance | undefined {
+    let text = '';
+    let settled = true;
+    for (const [name, entry] of folder) {
+      const glance = this.#glance(path === '' ? name : `${path}/${name}`, entry);
+      if (glance === undefined) continue;
+      // Neither is part of a name.
+      text += `${name}/${glance.text}\0`;
+      settled &&= glance.settled;
+    }
+    return text === '' ? undefined : { text: sha256(text).toString('base64'), settled };
+  }
+
+  #walk(
+    path: BytePath,
+    entry: Tracked,
+    sink: TreeSink,
+    signal: AbortSignal | undefined,
+    progress?: (bytes: number) => void,
+  ): Promise<void> {
+    const present = entry instanceof Map ? this.#present(entry, path) : undefined;
+    const wants = (at: NodePath, kind: NodeKind): boolean => {
+      const wanted = present?.get(at);
+      return kind === 'directory' ? wanted === 'folder' : wanted === 'file';
+    };
+    const place = path === '' ? this.place : `${this.place}/${shown(path)}`;
+    return walkPath(place, { wants, ...(progress === undefined ? {} : { progress }) }).walk(sink, signal);
+  }
+
+  /**
+   * The nodes below a tracked folder that are on disk now. Git has no empty folders, so neither has the tree, but for submodules,
+   * which are nothing else. Where a tracked folder is now a link or a file, what was in it is deleted: never look through it.
+   */
+  #present(top: Folder, path: BytePath): Map<NodePath, 'folder' | 'file'> {
+    const present = new Map<NodePath, 'folder' | 'file'>();
+    const above = path === '' ? '' : `${path}/`;
+    const visit = (folder: Folder, prefix: NodePath): boolean => {
+      let any = false;
+      for (const [name, entry] of folder) {
+        const at = prefix + name;
+        const info = this.#lookAt(above + at);
+        let kind: 'folder' | 'file' | undefined;
+        if (entry === 'file') kind = info !== undefined && isFileOrLink(info) ? 'file' : undefined;
+        else if (info?.isDirectory() && (entry === 'submodule' || visit(entry, `${at}/`))) kind = 'folder';
+        if (kind === undefined) continue;
+        present.set(at, kind);
+        any = true;
+      }
+      return any;
+    };
+    visit(top, '');
+    return present;
+  }
 }
+
+/** What the file system says of a node, in one word; and whether it is certain that a change would make it another. */
+interface Glance {
+  readonly text: string;
+  readonly settled: boolean;
+}
+
+const isFileOrLink = (info: Stats): boolean => info.isFile() || info.isSymbolicLink();
+
+/** Throws FLK_GIT_TREE for paths that no repository of good will has. */
+function foldersOf(root: string, entries: readonly TrackedEntry[]): Folder {
+  const top: Folder = new Map();
+  for (const { path, submodule } of entries) {
+    const names = path.split('/');
+    if (names.length > maxDepth || !names.every(isSafeName))
+      throw new FlkError('FLK_GIT_TREE', `the index of ${root} holds a forbidden path: ${shown(path)}`);
+    const last = names.pop()!;
+    let folder = top;
+    for (const name of names) {
+      let next = folder.get(name);
+      if (!(next instanceof Map)) {
+        // During a conflict a path may be a file on one side and a folder on the other.
+        next = new Map();
+        folder.set(name, next);
+      }
+      folder = next;
+    }
+    if (!folder.has(last)) folder.set(last, submodule ? 'submodule' : 'file');
+  }
+  return top;
+}
+
+/** As `isNodeName` has it; and no repository within the repository. */
+const isSafeName = (name: BytePath): boolean =>
+  name !== '' &&
+  name !== '.' &&
+  name !== '..' &&
+  name.length <= maxNameLength &&
+  !name.includes('\0') &&
+  !(name.length === 4 && name.toLowerCase() === '.git');

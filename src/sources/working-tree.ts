@@ -5,8 +5,9 @@ import { fileURLToPath } from 'node:url';
 import { FlkError } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 import type { GitRef, Rev } from '../flake/flake-ref.ts';
-import type { Source, SourceTree } from '../flake/source.ts';
-import { openTrackedFiles, type TrackedState } from './tracked-files.ts';
+import type { Source, SourceTree, WorkingFiles } from '../flake/source.ts';
+import { bytePath } from '../store/tree-files.ts';
+import { TrackedFiles, type TrackedState } from './tracked-files.ts';
 import { assertTracked, hasGit, readTracked } from './worktree.ts';
 
 export interface WorkingTreeOptions {
@@ -36,6 +37,14 @@ export interface WorkingTree {
   readonly lastModified: number;
 }
 
+/** The same, and what of it is known without reading all files. */
+export interface WorkingTreeFiles {
+  readonly files: SourceTree | WorkingFiles;
+  readonly dirty: boolean;
+  /** The same answer each time. */
+  whole(): Promise<WorkingTree>;
+}
+
 /** The folder of a working tree that a reference means: without ref and rev, as it is, changes and all (so Nix 2.34 has it). */
 export function workingTreeOf(ref: GitRef): string | undefined {
   if (!ref.url.startsWith('file:///') || ref.ref !== undefined || ref.rev !== undefined) return undefined;
@@ -43,17 +52,17 @@ export function workingTreeOf(ref: GitRef): string | undefined {
   return existsSync(join(root, '.git')) ? root : undefined;
 }
 
-/** Reads Git's state and hashes the tree. Throws FLK_GIT_WORKTREE, and what fetching and hashing throw. */
+/** Reads Git's state; files with changes are read when they are asked for. Throws FLK_GIT_WORKTREE, and what fetching throws. */
 export async function openWorkingTree(
   ref: GitRef,
   root: string,
   options: WorkingTreeOptions,
-): Promise<WorkingTree> {
+): Promise<WorkingTreeFiles> {
   const state = await (ref.submodules
     ? readWithSubmodules(root, options)
     : (options.tracked ?? readTracked(root, options.signal)));
   const { manifestPath } = options;
-  if (manifestPath !== undefined && !state.entries.some(({ path }) => path.equals(Buffer.from(manifestPath))))
+  if (manifestPath !== undefined && !state.entries.some(({ path }) => path === bytePath(manifestPath)))
     await assertTracked(root, manifestPath);
   const { rev, lastModified, dirty } = state;
   if (dirty && options.allowDirty === false)
@@ -61,35 +70,53 @@ export async function openWorkingTree(
   if (!dirty && rev !== undefined) {
     // Committed bytes, not those on disk: a checkout may have other line ends, and HEAD is what everybody else gets.
     const pinned: GitRef = { ...ref, rev, ...(state.ref === undefined ? {} : { ref: state.ref }) };
-    if (ref.submodules) return await openWithSubmodules(pinned, root, state, options);
+    if (ref.submodules) return known(await openWithSubmodules(pinned, root, state, options));
     if (await hasGit()) {
       const { locked, tree } = await options.source.fetch(pinned);
       // A detached HEAD is on no branch.
       const { ref: _, ...rest } = { ...pinned, ...locked } as GitRef;
       const whole: GitRef = state.ref === undefined ? rest : { ...rest, ref: state.ref };
-      return { tree, locked: whole, dirty, rev, lastModified };
+      return known({ tree, locked: whole, dirty, rev, lastModified });
     }
     const { openCommitByIsomorphicGit } = await import('./worktree-isomorphic.ts');
     const tree = await openCommitByIsomorphicGit(root, rev, options.signal);
-    return { tree, locked: { ...pinned, lastModified, narHash: tree.narHash }, dirty, rev, lastModified };
+    return known({ tree, locked: { ...pinned, lastModified, narHash: tree.narHash }, dirty, rev, lastModified });
   }
   if (dirty && (await options.warnDirty?.()) !== false)
     options.reporter.emit({ kind: 'notice', notice: { type: 'dirty-tree', path: root } });
-  const tree = await openTrackedFiles(root, state.entries, options);
-  return {
-    tree,
-    locked: {
-      ...ref,
-      // What it was before it was changed, for people: it says nothing about the bytes.
-      ...(rev === undefined ? {} : { dirtyRev: `${rev}-dirty`, dirtyShortRev: `${rev.slice(0, 7)}-dirty` }),
+  const files = new TrackedFiles(root, state.entries, options);
+  const read = async (): Promise<WorkingTree> => {
+    const tree = await files.hashed();
+    return {
+      tree,
+      locked: {
+        ...ref,
+        // What it was before it was changed, for people: it says nothing about the bytes.
+        ...(rev === undefined ? {} : { dirtyRev: `${rev}-dirty`, dirtyShortRev: `${rev.slice(0, 7)}-dirty` }),
+        lastModified,
+        narHash: tree.narHash,
+      },
+      dirty,
+      ...(rev === undefined ? {} : { rev }),
       lastModified,
-      narHash: tree.narHash,
-    },
+    };
+  };
+  let whole: Promise<WorkingTree> | undefined;
+  return {
+    files,
     dirty,
-    ...(rev === undefined ? {} : { rev }),
-    lastModified,
+    whole: () => {
+      whole ??= read();
+      return whole;
+    },
   };
 }
+
+const known = (whole: WorkingTree): WorkingTreeFiles => ({
+  files: whole.tree,
+  dirty: whole.dirty,
+  whole: async () => whole,
+});
 
 /** Few have submodules: the module is loaded for them. */
 async function readWithSubmodules(root: string, options: WorkingTreeOptions): Promise<TrackedState> {
@@ -107,7 +134,7 @@ async function openWithSubmodules(
   const { rev, lastModified } = state;
   const [{ locked }, tree] = await Promise.all([
     options.source.fetch({ ...pinned, submodules: false }),
-    openTrackedFiles(root, state.entries, options),
+    new TrackedFiles(root, state.entries, options).hashed(),
   ]);
   return {
     tree,

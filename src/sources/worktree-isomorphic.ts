@@ -28,8 +28,10 @@ export async function readTrackedByIsomorphicGit(root: string): Promise<TrackedS
     const rev = await headCommit(git, root);
     const branch = await git.currentBranch({ fs, dir: root, fullname: true });
     const entries: TrackedEntry[] = [];
-    for (const { path, mode } of index.entries)
-      if (!entries.at(-1)?.path.equals(path)) entries.push({ path, submodule: mode === 0o160000 });
+    for (const { path, mode } of index.entries) {
+      const name = path.toString('latin1');
+      if (entries.at(-1)?.path !== name) entries.push({ path: name, submodule: mode === 0o160000 });
+    }
     const commit = rev === undefined ? undefined : (await git.readCommit({ fs, dir: root, oid: rev })).commit;
     const committed = new Map<string, { mode: number; oid: string }>();
     if (commit) await listTree(new ObjectReader(git, root), commit.tree, '', committed);

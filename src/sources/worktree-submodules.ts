@@ -23,9 +23,7 @@ export async function readTrackedWithSubmodules(
       'FLK_LIMIT',
       `${root} is a submodule of a submodule, more than ${maxSubmoduleDepth} deep`,
     );
-  const known = new Set(
-    state.entries.filter((entry) => entry.submodule).map(({ path }) => path.toString('latin1')),
-  );
+  const known = new Set(state.entries.filter((entry) => entry.submodule).map(({ path }) => path));
   const text = readRegularFile(join(root, '.gitmodules'))?.toString() ?? '';
   const entries: TrackedEntry[] = [...state.entries];
   let { dirty } = state;
@@ -40,7 +38,7 @@ export async function readTrackedWithSubmodules(
       });
     const inner = await readTrackedWithSubmodules(folder, signal, depth + 1);
     dirty ||= inner.dirty;
-    for (const entry of inner.entries) entries.push({ ...entry, path: Buffer.concat([prefix, entry.path]) });
+    for (const entry of inner.entries) entries.push({ ...entry, path: `${at}/${entry.path}` });
   }
   return { ...state, entries, dirty };
 }

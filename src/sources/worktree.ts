@@ -8,6 +8,7 @@ import { dirname, join, relative, resolve } from 'node:path';
 import { FlkError } from '../base/errors.ts';
 import { type Finished, quote, run } from '../base/process.ts';
 import type { Rev } from '../flake/flake-ref.ts';
+import { type BytePath, bytePath } from '../store/tree-files.ts';
 import { lookAt } from './disk.ts';
 import type { TrackedEntry, TrackedState } from './tracked-files.ts';
 
@@ -128,19 +129,19 @@ function parseStatus(output: Buffer): { oid: string; head: string; dirty: boolea
 function parseList(output: Buffer): { list: TrackedEntry[]; sparse: boolean } {
   const list: TrackedEntry[] = [];
   let sparse = false;
-  let last: Buffer | undefined;
+  let last: BytePath | undefined;
   for (let at = 0; at < output.length; ) {
     const end = output.indexOf(0, at);
-    const tab = output.indexOf(0x09, at);
-    if (end < 0 || tab < 0 || tab > end)
+    const record = end < 0 ? '' : output.toString('latin1', at, end);
+    const tab = record.indexOf('\t');
+    if (tab < 0)
       throw new FlkError('FLK_GIT_REMOTE', 'git ls-files answers with something that flk does not know');
-    const path = output.subarray(tab + 1, end);
-    const [tag, mode] = output.subarray(at, tab).toString('latin1').split(' ');
     at = end + 1;
-    if (tag === 'S' || tag === 's') sparse = true;
-    if (last && path.equals(last)) continue;
+    if (record[0] === 'S' || record[0] === 's') sparse = true;
+    const path = record.slice(tab + 1);
+    if (path === last) continue;
     last = path;
-    list.push({ path, submodule: mode === '160000' });
+    list.push({ path, submodule: record.startsWith('160000 ', 2) });
   }
   return { list, sparse };
 }
@@ -179,7 +180,7 @@ async function committerTime(root: string, rev: Rev, signal: AbortSignal | undef
 export async function assertTracked(root: string, path: string): Promise<void> {
   const known = (await hasGit())
     ? (await git(root, undefined, 'ls-files', '-z', '--', `./${path}`)).length > 0
-    : (await readTracked(root)).entries.some((entry) => entry.path.equals(Buffer.from(path)));
+    : (await readTracked(root)).entries.some((entry) => entry.path === bytePath(path));
   if (known) return;
   const ignored =
     (await hasGit()) && (await tryGit(root, undefined, 'check-ignore', '-q', '--', `./${path}`)).status === 0;

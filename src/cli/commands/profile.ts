@@ -79,13 +79,14 @@ async function runInstall(context: Context, args: readonly string[]): Promise<nu
   const built = flakes.length === 0 ? [] : await buildTargets(context, flakes);
   const added: ProfileElement[] = [
     ...paths.map((path) => ({ active: true, priority, storePaths: [path] })),
-    ...built.map(({ outputs, source }) => ({
+  ];
+  for (const { outputs, source } of built)
+    added.push({
       active: true,
       priority,
       storePaths: [...outputs.values()].sort(),
-      source,
-    })),
-  ];
+      source: await source(),
+    });
   return await change(context, (manifest) => {
     const after = new Map(manifest);
     for (const element of added) {
@@ -145,16 +146,19 @@ async function runUpgrade(context: Context, args: readonly string[]): Promise<nu
     ({ source }) => `${source.originalUrl}#${[source.attrPath, ...(source.outputs ?? [])].join('.')}`,
   );
   const built = targets.length === 0 ? [] : await buildTargets(context, targets);
+  const fresh = await Promise.all(
+    built.map(async ({ outputs, source }) => ({ outputs, url: (await source()).url })),
+  );
   return await change(context, (now) => {
     const after = new Map(now);
     for (const [index, { name, source }] of elements.entries()) {
-      const [known, fresh] = [now.get(name), built[index]];
+      const [known, found] = [now.get(name), fresh[index]];
       // Somebody else may have removed it meanwhile.
-      if (known?.source?.originalUrl !== source.originalUrl || fresh === undefined) continue;
+      if (known?.source?.originalUrl !== source.originalUrl || found === undefined) continue;
       after.set(name, {
         ...known,
-        storePaths: [...fresh.outputs.values()].sort(),
-        source: { ...source, url: fresh.source.url },
+        storePaths: [...found.outputs.values()].sort(),
+        source: { ...source, url: found.url },
       });
     }
     return after;

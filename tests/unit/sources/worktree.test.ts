@@ -12,7 +12,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { silent } from '../../../src/base/events.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
-import { openTrackedFiles, type TrackedState } from '../../../src/sources/tracked-files.ts';
+import { TrackedFiles, type TrackedState } from '../../../src/sources/tracked-files.ts';
 import { findRepository, readTrackedByGit } from '../../../src/sources/worktree.ts';
 import {
   openCommitByIsomorphicGit,
@@ -45,12 +45,11 @@ function small(): string {
   return root;
 }
 
-const paths = (state: TrackedState): string[] => state.entries.map((entry) => entry.path.toString('latin1'));
+const paths = (state: TrackedState): string[] => state.entries.map((entry) => entry.path);
 
 async function listed(root: string): Promise<string[]> {
   const state = await readTrackedByGit(root);
-  const tree = await openTrackedFiles(root, state.entries, { reporter: silent });
-  return entriesOf(tree);
+  return entriesOf(new TrackedFiles(root, state.entries, { reporter: silent }));
 }
 
 describe('a working tree', () => {
@@ -311,7 +310,7 @@ describe('without a git program', () => {
     git(root, 'gc', '--quiet');
     const { rev, entries } = await readTrackedByGit(root);
     const committed = await openCommitByIsomorphicGit(root, rev!);
-    const onDisk = await openTrackedFiles(root, entries, { reporter: silent });
+    const onDisk = await new TrackedFiles(root, entries, { reporter: silent }).hashed();
     expect(committed.narHash).toBe(onDisk.narHash);
     expect((await committed.readFile('VERSION'))?.toString()).toBe('2.0.0\n');
     expect(await committed.readFile('no/such')).toBeUndefined();
@@ -335,7 +334,7 @@ describe.skipIf(!nixAvailable())(`a dirty working tree hashes as Nix does ${nixR
     git(root, 'add', '-N', 'known');
     writeFileSync(join(root, 'untracked'), '');
     const state = await readTrackedByGit(root);
-    const tree = await openTrackedFiles(root, state.entries, { reporter: silent });
+    const tree = await new TrackedFiles(root, state.entries, { reporter: silent }).hashed();
     const answer = await nix(['flake', 'metadata', '--json', root], { env: { HOME: temporaryFolder() } });
     const { locked, lastModified } = JSON.parse(answer.stdout);
     expect(tree.narHash).toBe(locked.narHash);
