@@ -13,7 +13,7 @@ import type { Instantiation, PlannedDerivation } from './instantiation.ts';
 
 export class Plan {
   readonly #derivations = new Map<StorePath, PlannedDerivation>();
-  readonly #modulo = new Map<StorePath, Buffer>();
+  readonly #modulo = new Map<StorePath, string>();
   readonly #sources = new Map<StorePath, () => Promise<void>>();
 
   /** Computes the paths of a derivation, whose inputs are planned, and keeps it. */
@@ -69,7 +69,7 @@ export class Plan {
     return make;
   }
 
-  readonly #lookup = (drvPath: StorePath): Buffer => {
+  readonly #lookup = (drvPath: StorePath): string => {
     const hash = this.#modulo.get(drvPath);
     if (hash === undefined) throw new FlkError('FLK_INTERNAL', `${drvPath} was not instantiated`);
     return hash;

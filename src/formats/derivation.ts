@@ -1,7 +1,7 @@
 /** Derivations: the ATerm text of a `.drv`, its path, and its output paths. */
 import { compareBytes } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
-import { sha256, toBase16 } from './hash.ts';
+import { sha256, sha256Hex } from './hash.ts';
 import {
   isStoreName,
   makeFixedOutputPath,
@@ -34,12 +34,12 @@ export interface DerivationDraft extends Omit<Derivation, 'outputs'> {
   readonly outputs: ReadonlyMap<string, Pick<DerivationOutput, 'hashAlgo' | 'hash'>>;
 }
 
-/** Gives the hash modulo fixed outputs of an input derivation, which the caller has read and keeps. */
-export type ModuloLookup = (drvPath: StorePath) => Uint8Array;
+/** Gives the hash modulo fixed outputs of an input derivation, which the caller has read and keeps; in base16. */
+export type ModuloLookup = (drvPath: StorePath) => string;
 
 /** The text of a `.drv`. Maps, sources and output names may come in any order; the text is always the same. */
 export function printDerivation(derivation: Derivation): string {
-  return new Printer(derivation).print(derivation.outputs, [...derivation.inputDrvs]);
+  return new Printer(derivation).print(derivation.outputs, printInputs(derivation.inputDrvs));
 }
 
 /** What a `.drv` refers to: its input derivations and sources, sorted. */
@@ -57,13 +57,14 @@ export function derivationPath(name: string, derivation: Derivation): StorePath 
 
 /**
  * The hash that stands for a derivation in those that use it: a fixed output counts by its content, whatever fetches it, and
- * inputs count by their own such hash. 32 bytes.
+ * inputs count by their own such hash. In base16.
  */
-export function hashDerivationModulo(derivation: Derivation, lookup: ModuloLookup): Buffer {
+export function hashDerivationModulo(derivation: Derivation, lookup: ModuloLookup): string {
   const fixed = fixedOutput(derivation.outputs);
   const out = derivation.outputs.get('out');
-  if (fixed && out) return sha256(`fixed:out:${fixed.hashAlgo}:${fixed.hash}:${out.path}`);
-  return sha256(new Printer(derivation).print(derivation.outputs, moduloInputs(derivation, lookup)));
+  if (fixed && out) return sha256Hex(`fixed:out:${fixed.hashAlgo}:${fixed.hash}:${out.path}`);
+  const inputs = printInputs(moduloInputs(derivation, lookup));
+  return sha256Hex(new Printer(derivation).print(derivation.outputs, inputs));
 }
 
 /** The derivation with its output paths, in `outputs` and in the environment. Throws FLK_DERIVATION_INVALID. */
@@ -82,21 +83,21 @@ export function finishDerivation(
   name: string,
   draft: DerivationDraft,
   lookup: ModuloLookup,
-): { readonly derivation: Derivation; readonly drvPath: StorePath; readonly modulo: Buffer } {
+): { readonly derivation: Derivation; readonly drvPath: StorePath; readonly modulo: string } {
   const printer = new Printer(draft, true);
-  const inputs = sortedInputs(moduloInputs(draft, lookup));
+  const inputs = printInputs(moduloInputs(draft, lookup));
   const paths = outputPaths(name, draft, () => sha256(printer.print(undefined, inputs)));
   const derivation = withPaths(draft, paths);
-  const text = printer.print(derivation.outputs, [...draft.inputDrvs]);
-  const drvPath = makeTextPath(`${name}.drv`, text, derivationReferences(draft));
+  const text = printer.print(derivation.outputs, printInputs(draft.inputDrvs));
+  const drvPath = makeTextPath(`${name}.drv`, text, [...draft.inputDrvs.keys(), ...draft.inputSrcs]);
   const modulo = fixedOutput(draft.outputs)
     ? hashDerivationModulo(derivation, lookup)
-    : sha256(printer.print(derivation.outputs, inputs));
+    : sha256Hex(printer.print(derivation.outputs, inputs));
   return { derivation, drvPath, modulo };
 }
 
 const draftDigest = (draft: DerivationDraft, lookup: ModuloLookup): Buffer =>
-  sha256(new Printer(draft, true).print(undefined, moduloInputs(draft, lookup)));
+  sha256(new Printer(draft, true).print(undefined, printInputs(moduloInputs(draft, lookup))));
 
 function withPaths(draft: DerivationDraft, paths: ReadonlyMap<string, StorePath>): Derivation {
   const outputs = new Map<string, DerivationOutput>();
@@ -159,69 +160,65 @@ function fixedOutput(
 }
 
 /** Input derivations by their hashes. Two that differ only in how they fetch the same thing become one. */
-function moduloInputs(
-  derivation: Pick<Derivation, 'inputDrvs'>,
-  lookup: ModuloLookup,
-): [string, readonly string[]][] {
-  const byHash = new Map<string, Set<string>>();
-  for (const [path, names] of derivation.inputDrvs) {
-    const hash = toBase16(lookup(path));
-    const union = byHash.get(hash) ?? new Set();
-    for (const name of names) union.add(name);
-    byHash.set(hash, union);
+function moduloInputs({ inputDrvs }: Pick<Derivation, 'inputDrvs'>, lookup: ModuloLookup): Inputs {
+  const byHash = new Map<string, readonly string[]>();
+  for (const [path, names] of inputDrvs) {
+    const hash = lookup(path);
+    const known = byHash.get(hash);
+    byHash.set(hash, known === undefined ? names : [...known, ...names]);
   }
-  return [...byHash].map(([hash, names]) => [hash, [...names]]);
+  return byHash;
 }
 
-type Inputs = readonly (readonly [string, readonly string[]])[];
-
-const sortedInputs = (inputs: Inputs): Inputs => [...inputs].sort(byKey);
+/** By `.drv` path, or by what stands for it: names of outputs. */
+type Inputs = ReadonlyMap<string, readonly string[]>;
 
 /** Prints one derivation, maybe more than once: what does not change between is put into words once. */
 class Printer {
-  readonly #outputs: readonly (readonly [string, Pick<DerivationOutput, 'hashAlgo' | 'hash'>])[];
+  readonly #outputs: readonly (readonly [name: string, hash: string])[];
   /** From the sources to the arguments. */
   readonly #middle: string;
-  /** Name, both of them quoted; no value where it is an output's path. */
-  readonly #env: readonly (readonly [name: string, quotedName: string, quotedValue: string | undefined])[];
+  /** The environment, cut where an output's path belongs, and what comes after the last. */
+  readonly #env: readonly (readonly [before: string, output: string])[];
+  readonly #end: string;
 
   /** `isDraft`: the outputs' variables are not part of `env`, or do not count. */
-  constructor(derivation: DerivationDraft, isDraft = false) {
-    const { outputs, inputSrcs, system, builder, args } = derivation;
-    this.#outputs = [...outputs].sort(byKey);
-    this.#middle = [
-      list(sortedSet(inputSrcs).map(quote)),
-      quote(system),
-      quote(builder),
-      list(args.map(quote)),
-    ].join(',');
-    const env = isDraft ? new Map(derivation.env) : derivation.env;
-    if (isDraft) for (const name of outputs.keys()) (env as Map<string, string>).set(name, '');
-    this.#env = [...env]
-      .sort(byKey)
-      .map(([name, value]) => [name, quote(name), isDraft && outputs.has(name) ? undefined : quote(value)]);
+  constructor({ outputs, inputSrcs, system, builder, args, env }: DerivationDraft, isDraft = false) {
+    this.#outputs = inOrder(outputs.keys()).map((name) => {
+      const { hashAlgo, hash } = outputs.get(name)!;
+      return [name, `${quote(hashAlgo)},${quote(hash)}`];
+    });
+    const sources = list(sortedSet(inputSrcs).map(quote));
+    this.#middle = `${sources},${quote(system)},${quote(builder)},${list(args.map(quote))}`;
+    const cuts: [string, string][] = [];
+    let text = '';
+    for (const name of isDraft ? inOrder(new Set([...env.keys(), ...outputs.keys()])) : inOrder(env.keys())) {
+      text += `${text === '' && cuts.length === 0 ? '' : ','}(${quote(name)},`;
+      if (isDraft && outputs.has(name)) {
+        cuts.push([text, name]);
+        text = ')';
+      } else text += `${quote(env.get(name)!)})`;
+    }
+    this.#env = cuts;
+    this.#end = text;
   }
 
-  /** Without `paths`, those of the outputs are blank. */
-  print(paths: Derivation['outputs'] | undefined, inputs: Inputs): string {
-    const pathOf = (name: string): string => paths?.get(name)?.path ?? '';
-    const outputs = this.#outputs.map(
-      ([name, { hashAlgo, hash }]) => `(${[name, pathOf(name), hashAlgo, hash].map(quote).join(',')})`,
-    );
-    const sources = sortedInputs(inputs).map(
-      ([key, names]) => `(${quote(key)},${list(sortedSet(names).map(quote))})`,
-    );
-    const env = this.#env.map(
-      ([name, quotedName, quotedValue]) => `(${quotedName},${quotedValue ?? quote(pathOf(name))})`,
-    );
-    return `Derive(${list(outputs)},${list(sources)},${this.#middle},${list(env)})`;
+  /** Without `paths`, those of the outputs are blank. `inputs`: as `printInputs` gives them. */
+  print(paths: Derivation['outputs'] | undefined, inputs: string): string {
+    const pathOf = (name: string): string => quote(paths?.get(name)?.path ?? '');
+    const outputs = this.#outputs.map(([name, hash]) => `(${quote(name)},${pathOf(name)},${hash})`);
+    let env = '';
+    for (const [before, output] of this.#env) env += before + pathOf(output);
+    return `Derive(${list(outputs)},${inputs},${this.#middle},[${env}${this.#end}])`;
   }
 }
 
-const byKey = (a: readonly [string, unknown], b: readonly [string, unknown]): number =>
-  compareBytes(a[0], b[0]);
+const printInputs = (inputs: Inputs): string =>
+  list(inOrder(inputs.keys()).map((key) => `(${quote(key)},${list(sortedSet(inputs.get(key)!).map(quote))})`));
+
+const inOrder = (names: Iterable<string>): string[] => [...names].sort(compareBytes);
 const sortedSet = (values: readonly string[]): readonly string[] =>
-  values.length < 2 ? values : [...new Set(values)].sort(compareBytes);
+  values.length < 2 ? values : inOrder(new Set(values));
 const list = (items: readonly string[]): string => `[${items.join(',')}]`;
 
 const escapes: Readonly<Record<string, string>> = {
@@ -239,8 +236,12 @@ const unescapes = new Map([
   ['t', '\t'],
 ]);
 
+const special = /["\\\n\r\t]/;
+
 const quote = (text: string): string =>
-  `"${text.replace(/["\\\n\r\t]/g, (character) => escapes[character]!)}"`;
+  special.test(text)
+    ? `"${text.replace(/["\\\n\r\t]/g, (character) => escapes[character]!)}"`
+    : `"${text}"`;
 
 /**
  * Reads the text of a `.drv`. Strict: only the text that `printDerivation` gives for the same derivation is taken; else

@@ -15,6 +15,11 @@ export function sha256(data: string | Uint8Array): Buffer {
   return hash('sha256', data, 'buffer');
 }
 
+/** The same in base16. */
+export function sha256Hex(data: string | Uint8Array): string {
+  return hash('sha256', data, 'hex');
+}
+
 /**
  * The digest in `sha256-BASE64`, `sha256:NIXBASE32`, `sha256:BASE16`, or in the last two without their prefix.
  * Throws FLK_HASH_INVALID: also for base64 or nixbase32 with bits set that no digest has.

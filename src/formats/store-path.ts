@@ -1,7 +1,7 @@
 /** `/nix/store/HASH-NAME`: rules, computation, parsing. */
 import { compareBytes } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
-import { digestOf, type NarHash, sha256, toBase16, toNixBase32 } from './hash.ts';
+import { digestOf, type NarHash, sha256, sha256Hex, toBase16, toNixBase32 } from './hash.ts';
 
 /** A whole logical path, `/nix/store/<32 nixbase32 characters>-<name>`, wherever it physically lies. */
 export type StorePath = string & { readonly __brand: 'StorePath' };
@@ -55,7 +55,7 @@ export function makeSourcePath(
   self = false,
 ): StorePath {
   const type = ['source', ...sorted(references), ...(self ? ['self'] : [])].join(':');
-  return makeStorePath(type, digestOf(narHash), name);
+  return makeStorePath(type, toBase16(digestOf(narHash)), name);
 }
 
 /** A text object, as `.drv` files are. */
@@ -64,7 +64,7 @@ export function makeTextPath(
   contents: string | Uint8Array,
   references: Iterable<StorePath> = [],
 ): StorePath {
-  return makeTextDigestPath(name, sha256(contents), references);
+  return makeStorePath(textType(references), sha256Hex(contents), name);
 }
 
 /** The same, from the SHA-256 of its contents. */
@@ -73,8 +73,10 @@ export function makeTextDigestPath(
   digest: Uint8Array,
   references: Iterable<StorePath> = [],
 ): StorePath {
-  return makeStorePath(['text', ...sorted(references)].join(':'), digest, name);
+  return makeStorePath(textType(references), toBase16(digest), name);
 }
+
+const textType = (references: Iterable<StorePath>): string => ['text', ...sorted(references)].join(':');
 
 /** The output of a fixed-output derivation: `r:sha256` over the NAR, `sha256` (flat) over a single file's bytes. */
 export function makeFixedOutputPath(
@@ -82,16 +84,17 @@ export function makeFixedOutputPath(
   hashAlgo: 'sha256' | 'r:sha256',
   digest: Uint8Array,
 ): StorePath {
-  if (hashAlgo === 'r:sha256') return makeStorePath('source', digest, name);
-  return makeStorePath('output:out', sha256(`fixed:out:sha256:${toBase16(digest)}:`), name);
+  if (hashAlgo === 'r:sha256') return makeStorePath('source', toBase16(digest), name);
+  return makeStorePath('output:out', sha256Hex(`fixed:out:sha256:${toBase16(digest)}:`), name);
 }
 
 /** An output of any other derivation; `digest` is its hash modulo fixed outputs, `name` the derivation's. */
 export function makeOutputPath(outputName: string, digest: Uint8Array, name: string): StorePath {
-  return makeStorePath(`output:${outputName}`, digest, outputName === 'out' ? name : `${name}-${outputName}`);
+  return makeStorePath(`output:${outputName}`, toBase16(digest), outputName === 'out' ? name : `${name}-${outputName}`);
 }
 
-function makeStorePath(type: string, inner: Uint8Array, name: string): StorePath {
+/** `inner`: in base16. */
+function makeStorePath(type: string, inner: string, name: string): StorePath {
   if (!isStoreName(name))
     throw new FlkError(
       'FLK_STORE_PATH_INVALID',
@@ -100,10 +103,10 @@ function makeStorePath(type: string, inner: Uint8Array, name: string): StorePath
         hint: `1 to ${maxNameLength} of letters, digits and + - . _ ? =`,
       },
     );
-  const digest = sha256(`${type}:sha256:${toBase16(inner)}:${storeDir}:${name}`);
-  const folded = Buffer.alloc(20);
-  for (let i = 0; i < digest.length; i++) folded[i % 20]! ^= digest[i]!;
-  return `${storeDir}/${toNixBase32(folded)}-${name}` as StorePath;
+  const digest = sha256(`${type}:sha256:${inner}:${storeDir}:${name}`);
+  // 32 bytes folded to 20.
+  for (let i = 20; i < digest.length; i++) digest[i - 20]! ^= digest[i]!;
+  return `${storeDir}/${toNixBase32(digest.subarray(0, 20))}-${name}` as StorePath;
 }
 
 const sorted = (references: Iterable<StorePath>): StorePath[] => [...new Set(references)].sort(compareBytes);

@@ -11,11 +11,11 @@ import { FlkError } from '../base/errors.ts';
 import { makeFolder, withFileLock } from '../base/files.ts';
 import type { StageFolder } from '../base/stages.ts';
 import type { SourceTree } from '../flake/source.ts';
-import { digestOf, type NarHash, toBase16 } from '../formats/hash.ts';
+import { digestOf, type NarHash, sha256Hex, toBase16 } from '../formats/hash.ts';
 import { NarHasher, type TreeSink } from '../formats/nar.ts';
 import { tee } from '../formats/tree-sinks.ts';
 import { packTree, type ReadPieces, type TreeNode, unpackTree, walkTree } from './archive-tree.ts';
-import { Answers, CacheDamaged, readNote, sha256Hex, stagesOf, unwritable, writeNote } from './notes.ts';
+import { Answers, CacheDamaged, readNote, stagesOf, unwritable, writeNote } from './notes.ts';
 import { ManifestCapture, type Manifests, readThrough } from './tree-capture.ts';
 
 interface TreeFacts {

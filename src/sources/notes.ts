@@ -2,18 +2,16 @@
  * Small JSON files in a cache, each with a digest of its own, so that what a power cut or a stranger left is not believed; and
  * folders of them, for what was asked before.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FlkError } from '../base/errors.ts';
 import { makeFolder } from '../base/files.ts';
 import { StageFolder } from '../base/stages.ts';
+import { sha256Hex } from '../formats/hash.ts';
 
 /** Above this a note is not one of ours. */
 const maxNote = 32 * 2 ** 20;
-
-/** SHA-256 in hex. */
-export const sha256Hex = (text: string | Buffer): string => createHash('sha256').update(text).digest('hex');
 
 /** A note whose first line is the SHA-256 of the rest; undefined where there is none that holds. */
 export async function readNote<T>(path: string): Promise<T | undefined> {

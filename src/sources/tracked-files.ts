@@ -52,8 +52,9 @@ export class TrackedFiles implements WorkingFiles {
   readonly #root: BytePath;
   readonly #options: WorkingTreeOptions;
   readonly #tracked: Folder;
-  /** What `stamp` has seen so far. */
+  /** What `stamp` has seen of folders so far, and which of them it came by. */
   readonly #glances = new Map<BytePath, Glance | undefined>();
+  readonly #reached = new Map<BytePath, boolean>([['', true]]);
   #hashed: Promise<SourceTree> | undefined;
 
   constructor(root: string, entries: readonly TrackedEntry[], options: WorkingTreeOptions) {
@@ -97,7 +98,7 @@ export class TrackedFiles implements WorkingFiles {
   stamp(path: string): string | undefined {
     const at = bytePath(path);
     const entry = this.#find(at);
-    if (entry === undefined || !this.#isReached(at)) return undefined;
+    if (entry === undefined || !this.#isReached(at, this.#reached)) return undefined;
     const glance = this.#glance(at, entry);
     return glance?.settled ? glance.text : undefined;
   }
@@ -109,11 +110,15 @@ export class TrackedFiles implements WorkingFiles {
     return at;
   }
 
-  /** Whether no link is on the way there. */
-  #isReached(path: BytePath): boolean {
-    for (let slash = path.indexOf('/'); slash !== -1; slash = path.indexOf('/', slash + 1))
-      if (!this.#lookAt(path.slice(0, slash))?.isDirectory()) return false;
-    return true;
+  /** Whether no link is on the way there. `known`: the answers for folders that were looked at before. */
+  #isReached(path: BytePath, known = new Map<BytePath, boolean>([['', true]])): boolean {
+    const above = path.slice(0, Math.max(0, path.lastIndexOf('/')));
+    let answer = known.get(above);
+    if (answer === undefined) {
+      answer = this.#isReached(above, known) && this.#lookAt(above)?.isDirectory() === true;
+      known.set(above, answer);
+    }
+    return answer;
   }
 
   #isThere(path: BytePath, entry: Tracked): boolean {

@@ -28,7 +28,7 @@ chmod +x $out/bin/run
 
 interface Planned extends PlannedDerivation {
   readonly drvPath: StorePath;
-  readonly modulo: Buffer;
+  readonly modulo: string;
   readonly needs: readonly number[];
 }
 
@@ -36,7 +36,7 @@ const planned: Planned[] = [];
 for (let number = 0; number < packages; number++) {
   const needs = number === 0 ? [] : [...new Set([number >> 1, (number * 5) % number])];
   const inputs = needs.map((need) => planned[need]!);
-  const modulo = (path: StorePath): Buffer => planned.find(({ drvPath }) => drvPath === path)!.modulo;
+  const modulo = (path: StorePath): string => planned.find(({ drvPath }) => drvPath === path)!.modulo;
   const name = `package-${number}`;
   const derivation = withOutputPaths(
     name,

@@ -158,7 +158,7 @@ interface Made {
 /** As flk computes them. */
 function ours(): Made[] {
   const made: Made[] = [];
-  const modulo = new Map<StorePath, Buffer>();
+  const modulo = new Map<StorePath, string>();
   for (const [
     i,
     { name: called, fixed, args, variables, needs, source, outputs: written },

@@ -58,7 +58,7 @@ describe.skipIf(!nixAvailable())(`formats beside Nix ${nixReason}`, () => {
       sources.push(stdout.trim() as StorePath);
     }
     const made = new Map<StorePath, Derivation>();
-    const modulo = (path: StorePath): Buffer => hashDerivationModulo(made.get(path)!, modulo);
+    const modulo = (path: StorePath): string => hashDerivationModulo(made.get(path)!, modulo);
     const text = fc.string({
       unit: fc.constantFrom('a', '"', '\\', '\n', '\t', '\r', '$', 'é', '𝄞', ' '),
       maxLength: 12,

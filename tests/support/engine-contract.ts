@@ -76,7 +76,7 @@ class Bench {
       args: ['-c', script],
       env: new Map(Object.entries({ PATH: '/bin', toolchain: this.toolchain, ...env })),
     };
-    const { derivation, drvPath } = finishDerivation('test', draft, () => Buffer.alloc(32));
+    const { derivation, drvPath } = finishDerivation('test', draft, () => '0'.repeat(64));
     await this.store.addText('test.drv', printDerivation(derivation), inputSrcs);
     return {
       drvPath,

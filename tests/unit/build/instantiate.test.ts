@@ -40,7 +40,7 @@ async function make(world: LockedWorld, name: string, system = 'x86_64-linux'): 
 
 /** What holds for every instantiation. */
 function check({ top, derivations, sources }: InstantiatedPackage): void {
-  const modulo = (path: StorePath): Buffer => hashDerivationModulo(derivations.get(path)!.derivation, modulo);
+  const modulo = (path: StorePath): string => hashDerivationModulo(derivations.get(path)!.derivation, modulo);
   expect(derivations.has(top)).toBe(true);
   for (const [drvPath, { derivation, name, toolchain }] of derivations) {
     expect(derivationPath(name, derivation)).toBe(drvPath);

@@ -53,7 +53,7 @@ class Graph {
   readonly drvPaths = new Map<string, StorePath>();
   readonly derivations = new Map<StorePath, PlannedDerivation>();
   readonly sources = new Map<StorePath, () => Promise<void>>();
-  readonly #modulo = new Map<StorePath, Buffer>();
+  readonly #modulo = new Map<StorePath, string>();
 
   add(name: string, spec: Spec = {}): this {
     const derivation = withOutputPaths(

@@ -12,7 +12,7 @@ import {
   printDerivation,
   withOutputPaths,
 } from '../../../src/formats/derivation.ts';
-import { sha256 } from '../../../src/formats/hash.ts';
+import { sha256Hex } from '../../../src/formats/hash.ts';
 import { hashPart, makeTextPath, parseStorePath, type StorePath } from '../../../src/formats/store-path.ts';
 
 const folder = new URL('../../vectors/derivations/', import.meta.url);
@@ -26,7 +26,7 @@ const nameOfDrv = (path: StorePath): string => path.slice(44, -'.drv'.length);
 const invalid = expect.objectContaining({ code: 'FLK_DERIVATION_INVALID' });
 
 /** The hash of a vector's derivation, through all its inputs. */
-function modulo(path: StorePath): Buffer {
+function modulo(path: StorePath): string {
   return hashDerivationModulo(parseDerivation(texts.get(path)!), modulo);
 }
 
@@ -70,7 +70,7 @@ describe('derivations that Nix wrote', () => {
   it('stand for their content where they fetch: how does not matter', () => {
     const fetched = [...texts.keys()].filter((path) => path.endsWith('-fetched-1.0.drv'));
     expect(fetched).toHaveLength(2);
-    expect(modulo(fetched[0]!).equals(modulo(fetched[1]!))).toBe(true);
+    expect(modulo(fetched[0]!)).toBe(modulo(fetched[1]!));
   });
 });
 
@@ -137,7 +137,7 @@ describe('derivations', () => {
           ['q', '2'],
         ]),
       }),
-      (path) => sha256(path),
+      (path) => sha256Hex(path),
     );
     const back = withOutputPaths(
       'x',
@@ -153,7 +153,7 @@ describe('derivations', () => {
           ['p', '1'],
         ]),
       }),
-      (path) => sha256(path),
+      (path) => sha256Hex(path),
     );
     expect(printDerivation(there)).toBe(printDerivation(back));
   });
