@@ -124,7 +124,7 @@ const prepare = await bundle(
    const reporter = { emit() {} };
    const source = new Sources({ cacheFolder: join(scratch, 'cache'), reporter });
    const local = await openLocalFlake(folder, { reporter, source, flags: {}, warnDirty: async () => false });
-   const tree = (await local.tree()).tree;
+   const tree = (await local.files()).files;
    const manifest = parseManifest(local.manifest);
    const none = () => { throw new Error('nothing is fetched here'); };
    const locked = await lock({ manifest, source, readManifest: parseManifest, readRelative: none });

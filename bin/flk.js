@@ -35,6 +35,10 @@ function start() {
       : undefined;
   if (stamp && isUnchanged(fs, stamp)) return;
 
+  // Node 20 optimises a function once it has run for some milliseconds, which pays in a server; flk is nearly over by then, and the
+  // threads that optimise take the processors from its builders: a third of the work for a thousand packages. What runs for long is
+  // optimised a little later. Newer ones have a cheap compiler for the time in between, and other flags.
+  if (major < 22 && first !== 'lock') require('node:v8').setFlagsFromString('--interrupt-budget=1000000');
   const { enableCompileCache } = require('node:module');
   if (enableCompileCache) enableCompileCache();
   const cached = caches && !enableCompileCache && /^(--)?[a-z]{1,20}$/.test(first);

@@ -268,7 +268,7 @@ export class Instantiator {
           `env of ${declaration.name} sets ${variable}, which the build sets itself`,
         );
       }
-      env.set(variable, await render(template));
+      env.set(variable, plainText(template) ?? (await render(template)));
     }
     if (declaration.src !== undefined) env.set('src', await select(declaration.src));
     const patches: string[] = [];
@@ -277,7 +277,8 @@ export class Instantiator {
     const buildInputs: string[] = [];
     for (const ref of declaration.buildInputs) buildInputs.push(await refer(ref));
     if (buildInputs.length > 0) env.set('buildInputs', words('buildInputs', buildInputs));
-    for (const [phase, template] of declaration.phases) env.set(phase, await render(template));
+    for (const [phase, template] of declaration.phases)
+      env.set(phase, plainText(template) ?? (await render(template)));
 
     const toolchain = await this.#toolchain(declaration.toolchain ?? manifest.toolchain, flake, step, inputs);
     const setup = setupRunner(manifest.setup);
@@ -503,6 +504,10 @@ export class Instantiator {
     });
   }
 }
+
+/** What refers to nothing, as most values do. */
+const plainText = ([first, ...others]: Template): string | undefined =>
+  others.length > 0 ? undefined : typeof first === 'string' ? first : first === undefined ? '' : undefined;
 
 /** NAME[-VERSION]. */
 function storeName({ name, version }: PackageDeclaration & { version?: string }): string {

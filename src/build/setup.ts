@@ -25,8 +25,17 @@ export interface Setup {
   readonly tree: Tree;
 }
 
+/** Each package asks for one. */
+const known = new Map<number, Setup>();
+
 /** The runner that a manifest's `setup: N` chooses. Throws FLK_PACKAGE_INVALID. */
 export function setupRunner(version: number): Setup {
+  const setup = known.get(version) ?? makeSetup(version);
+  known.set(version, setup);
+  return setup;
+}
+
+function makeSetup(version: number): Setup {
   const narHash = runners.get(version);
   if (narHash === undefined) {
     throw new FlkError('FLK_PACKAGE_INVALID', `setup: ${version} is unknown to this flk`, {

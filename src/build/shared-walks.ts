@@ -39,7 +39,10 @@ export class SharedWalks {
   }
 
   async #walkBelow(top: string, wishes: readonly Wish[]): Promise<void> {
-    const branches = wishes.map(({ path, sink }) => ({ path: top === '' ? path : path.slice(top.length + 1), sink }));
+    const branches = wishes.map(({ path, sink }) => ({
+      path: top === '' ? path : path.slice(top.length + 1),
+      sink,
+    }));
     const all = new Branches(branches);
     try {
       if (this.#tree.walkAt) await this.#tree.walkAt(top, all, this.#signal);

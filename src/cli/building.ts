@@ -189,11 +189,7 @@ async function openPackages(context: Context, target: string): Promise<OpenedFla
     flake.lookAhead();
     return readPackages(flake);
   });
-  const [tree, source, store] = await Promise.all([
-    flake.files(),
-    context.sources(),
-    context.store(),
-  ]);
+  const [tree, source, store] = await Promise.all([flake.files(), context.sources(), context.store()]);
   return {
     lock,
     root: { manifest: withChecks(manifest, hostSystem()), tree, dir: flake.dir },

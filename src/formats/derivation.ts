@@ -213,8 +213,11 @@ class Printer {
   }
 }
 
+/** Paths and hashes are ASCII, for which every order is the bytes'. */
 const printInputs = (inputs: Inputs): string =>
-  list(inOrder(inputs.keys()).map((key) => `(${quote(key)},${list(sortedSet(inputs.get(key)!).map(quote))})`));
+  list(
+    [...inputs.keys()].sort().map((key) => `(${quote(key)},${list(sortedSet(inputs.get(key)!).map(quote))})`),
+  );
 
 const inOrder = (names: Iterable<string>): string[] => [...names].sort(compareBytes);
 const sortedSet = (values: readonly string[]): readonly string[] =>
@@ -239,9 +242,7 @@ const unescapes = new Map([
 const special = /["\\\n\r\t]/;
 
 const quote = (text: string): string =>
-  special.test(text)
-    ? `"${text.replace(/["\\\n\r\t]/g, (character) => escapes[character]!)}"`
-    : `"${text}"`;
+  special.test(text) ? `"${text.replace(/["\\\n\r\t]/g, (character) => escapes[character]!)}"` : `"${text}"`;
 
 /**
  * Reads the text of a `.drv`. Strict: only the text that `printDerivation` gives for the same derivation is taken; else

@@ -1,5 +1,4 @@
 /** `/nix/store/HASH-NAME`: rules, computation, parsing. */
-import { compareBytes } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
 import { digestOf, type NarHash, sha256, sha256Hex, toBase16, toNixBase32 } from './hash.ts';
 
@@ -90,7 +89,11 @@ export function makeFixedOutputPath(
 
 /** An output of any other derivation; `digest` is its hash modulo fixed outputs, `name` the derivation's. */
 export function makeOutputPath(outputName: string, digest: Uint8Array, name: string): StorePath {
-  return makeStorePath(`output:${outputName}`, toBase16(digest), outputName === 'out' ? name : `${name}-${outputName}`);
+  return makeStorePath(
+    `output:${outputName}`,
+    toBase16(digest),
+    outputName === 'out' ? name : `${name}-${outputName}`,
+  );
 }
 
 /** `inner`: in base16. */
@@ -109,4 +112,5 @@ function makeStorePath(type: string, inner: string, name: string): StorePath {
   return `${storeDir}/${toNixBase32(digest.subarray(0, 20))}-${name}` as StorePath;
 }
 
-const sorted = (references: Iterable<StorePath>): StorePath[] => [...new Set(references)].sort(compareBytes);
+/** They are ASCII, for which every order is the bytes'. */
+const sorted = (references: Iterable<StorePath>): StorePath[] => [...new Set(references)].sort();

@@ -26,7 +26,7 @@ export interface WorkingTreeOptions {
 }
 
 /** What lies there at one moment. */
-export interface WorkingTree {
+interface WorkingTree {
   readonly tree: SourceTree;
   /** Pinned by `rev` when nothing is changed, else by `narHash` alone. Has `lastModified`. */
   readonly locked: GitRef;
@@ -80,7 +80,13 @@ export async function openWorkingTree(
     }
     const { openCommitByIsomorphicGit } = await import('./worktree-isomorphic.ts');
     const tree = await openCommitByIsomorphicGit(root, rev, options.signal);
-    return known({ tree, locked: { ...pinned, lastModified, narHash: tree.narHash }, dirty, rev, lastModified });
+    return known({
+      tree,
+      locked: { ...pinned, lastModified, narHash: tree.narHash },
+      dirty,
+      rev,
+      lastModified,
+    });
   }
   if (dirty && (await options.warnDirty?.()) !== false)
     options.reporter.emit({ kind: 'notice', notice: { type: 'dirty-tree', path: root } });

@@ -77,9 +77,7 @@ async function runInstall(context: Context, args: readonly string[]): Promise<nu
       throw new FlkError('FLK_STORE_PATH_UNKNOWN', `${path} is not in the store ${store.root}`);
   const flakes = args.filter((arg) => !arg.startsWith(`${storeDir}/`));
   const built = flakes.length === 0 ? [] : await buildTargets(context, flakes);
-  const added: ProfileElement[] = [
-    ...paths.map((path) => ({ active: true, priority, storePaths: [path] })),
-  ];
+  const added: ProfileElement[] = [...paths.map((path) => ({ active: true, priority, storePaths: [path] }))];
   for (const { outputs, source } of built)
     added.push({
       active: true,
