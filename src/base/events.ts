@@ -70,6 +70,16 @@ export type Notice =
     }
   /** A builder is left alone for a while; what it was to build goes to the next one. */
   | { readonly type: 'builder-unavailable'; readonly builder: string; readonly reason: string }
+  /** What was built is not in a binary cache where it should be; the command tries again. */
+  | {
+      readonly type: 'push-failed';
+      readonly cache: string;
+      readonly paths: readonly string[];
+      readonly reason: string;
+      readonly command: string;
+    }
+  /** What was built with this machine's own programs is pushed nowhere. */
+  | { readonly type: 'push-skipped'; readonly paths: readonly string[] }
   /** A file holds a secret key and anybody on the machine may read it. */
   | { readonly type: 'key-readable'; readonly path: string }
   | { readonly type: 'ci-locked' }

@@ -19,6 +19,7 @@ import { printFlakeRef } from '../flake/flake-ref.ts';
 import { parseManifest } from '../flake/manifest.ts';
 import { nameOf, type StorePath } from '../formats/store-path.ts';
 import { downloader } from '../sources/download.ts';
+import type { PathInfo } from '../store/path-info.ts';
 import type { ElementSource } from '../store/profile.ts';
 import { buildOptions } from './build-options.ts';
 import { openBuilders } from './builders.ts';
@@ -214,7 +215,7 @@ async function realiseForOthers(
   context: Context,
   instantiation: Instantiation,
 ): Promise<ReadonlyMap<string, StorePath>> {
-  const [result] = await realisePackages(context, [instantiation], { rebuild: false });
+  const [result] = await realisePackages(context, [instantiation], { rebuild: false, settle: false });
   if (result?.status !== 'fulfilled') throw result?.reason;
   return result.value.outputs;
 }
@@ -226,7 +227,13 @@ export async function realisePackages(
   {
     rebuild = context.flags.rebuild,
     keepGoing = context.flags['keep-going'],
-  }: { readonly rebuild?: boolean; readonly keepGoing?: boolean } = {},
+    settle = true,
+  }: {
+    readonly rebuild?: boolean;
+    readonly keepGoing?: boolean;
+    /** Waits for what is to be done with what was built. */
+    readonly settle?: boolean;
+  } = {},
 ): Promise<PromiseSettledResult<Realised>[]> {
   const { flags, reporter, signal } = context;
   const store = await context.store();
@@ -243,14 +250,25 @@ export async function realisePackages(
   };
   // Whoever compares wants to build, and so must have what it is built from; that may well come from a cache.
   const substituter = await context.substituter();
+  const after = await context.afterBuild();
   try {
-    const realising = { store, builders, reporter, download: downloader(context), substituter, signal };
-    return await realiseAll(realising, packages, {
+    const realising = {
+      store,
+      builders,
+      reporter,
+      download: downloader(context),
+      substituter,
+      signal,
+      ...(after && { onBuilt: (built: readonly PathInfo[]) => after.onBuilt(built) }),
+    };
+    const results = await realiseAll(realising, packages, {
       ...options,
       keepGoing,
       rebuild,
       times: flags.times ?? 1,
     });
+    if (settle) await after?.settled();
+    return results;
   } finally {
     await (await opened?.catch(() => undefined))?.close();
     if (impure.size > 0)

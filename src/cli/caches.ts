@@ -19,7 +19,7 @@ import type { Flags } from './options.ts';
 import type { Settings } from './settings.ts';
 
 /** What of a command's context caches need. */
-interface CacheContext {
+export interface CacheContext {
   readonly cwd: string;
   readonly env: NodeJS.ProcessEnv;
   readonly folders: { readonly cache: string };
@@ -102,7 +102,7 @@ async function bucketAt(context: CacheContext, place: S3Place): Promise<BinaryCa
     cleaner: new S3Client(cleaning, signing),
   });
   const access = identity.keys
-    ? `${identity.origin} must be allowed to read the bucket`
+    ? `the keys of ${identity.origin} must be allowed to read the bucket`
     : `where not everybody may read the bucket, it takes keys: ${identity.origin}`;
   return new HttpCache(base, transport, { url: s3Name(place), access });
 }

@@ -52,6 +52,9 @@ const substituting = [
 ] as const satisfies readonly OptionName[];
 const buildingOne = [
   ...substituting,
+  'push-to',
+  'push',
+  'allow-host',
   'print-build-logs',
   'builders',
   'no-sandbox',

@@ -14,6 +14,7 @@ import type { Sources } from '../sources/source.ts';
 import type { CacheAnswers } from '../store/caches/answers.ts';
 import type { Store } from '../store/store.ts';
 import type { Substituter } from '../store/substituter.ts';
+import type { AfterBuild } from './after-build.ts';
 import type { CommandName } from './command-table.ts';
 import type { Flags } from './options.ts';
 import type { Settings } from './settings.ts';
@@ -80,6 +81,7 @@ export class Context {
   #settings: Promise<Settings> | undefined;
   #substituter: Promise<Substituter | undefined> | undefined;
   #cacheAnswers: Promise<CacheAnswers> | undefined;
+  #afterBuild: Promise<AfterBuild | undefined> | undefined;
 
   constructor(
     world: World,
@@ -218,8 +220,17 @@ export class Context {
     return this.#cacheAnswers;
   }
 
+  /** Signs and pushes what is built; undefined where neither is set. */
+  afterBuild(): Promise<AfterBuild | undefined> {
+    this.#afterBuild ??= import('./after-build.ts').then(({ openAfterBuild }) => openAfterBuild(this));
+    return this.#afterBuild;
+  }
+
   /** Lets go of what was opened. */
   async dispose(): Promise<void> {
+    // Where a command failed, what it had built is still on its way.
+    await (await this.#afterBuild?.catch(() => undefined))?.settled().catch(() => {});
+    this.#afterBuild = undefined;
     const answers = await this.#cacheAnswers?.catch(() => undefined);
     this.#cacheAnswers = undefined;
     answers?.close();

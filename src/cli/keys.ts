@@ -2,13 +2,16 @@
 import { readFile, stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { FlkError } from '../base/errors.ts';
+import type { Reporter } from '../base/events.ts';
 import { parseSecretKey, type SecretKey } from '../formats/signature.ts';
-import type { Context } from './context.ts';
 
 const maxSize = 64 * 1024;
 
 /** Warns of a file that others may read, as ssh does of its own. Throws FLK_FILE_UNREADABLE and FLK_KEY_INVALID, naming the file. */
-export async function readSecretKey(context: Context, name: string): Promise<SecretKey> {
+export async function readSecretKey(
+  context: { readonly cwd: string; readonly reporter: Reporter },
+  name: string,
+): Promise<SecretKey> {
   const path = resolve(context.cwd, name);
   let text: string;
   try {

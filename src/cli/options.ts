@@ -246,6 +246,12 @@ export const options = {
     help: 'Believe what this key, NAME:BASE64, has signed, beside those that are set',
   },
   substitute: { kind: 'flag', negatable: true, help: 'Take paths from binary caches (default)' },
+  'push-to': {
+    kind: 'list',
+    value: 'URL',
+    help: 'A binary cache to put into what is built, in the place of those that are set',
+  },
+  push: { kind: 'flag', negatable: true, help: 'Put what is built into the caches that are set (default)' },
   key: { kind: 'text', value: 'FILE', help: 'The secret key to sign with' },
   'allow-host': { kind: 'flag', help: 'Push or serve also what was built with this machine’s own programs' },
   compression: { kind: 'text', value: 'NAME', help: 'How to pack archives: none, xz or zstd' },

@@ -33,6 +33,12 @@ export interface Settings {
   readonly trustedPublicKeys: readonly string[];
   /** Whether what a cache offers has to be signed, unless it is named after its content. */
   readonly requireSigs: boolean;
+  /** Absolute: the keys in these files sign what is built here. */
+  readonly secretKeyFiles: readonly string[];
+  /** Addresses of binary caches that get what is built, with all that it refers to. */
+  readonly pushTo: readonly string[];
+  /** Whether a build has failed whose result is not in all of those caches. */
+  readonly requirePush: boolean;
   /** Seconds for which a cache's answer counts that it has a path; and that it has not. */
   readonly narinfoCachePositiveTtl: number;
   readonly narinfoCacheNegativeTtl: number;
@@ -72,6 +78,9 @@ export const defaultSettings: Settings = {
   substituters: [],
   trustedPublicKeys: ['cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY='],
   requireSigs: true,
+  secretKeyFiles: [],
+  pushTo: [],
+  requirePush: false,
   narinfoCachePositiveTtl: 30 * 86_400,
   narinfoCacheNegativeTtl: 3600,
   keepDerivations: true,
@@ -121,7 +130,13 @@ const nixNames: Readonly<Record<string, Name>> = {
 /** Numbers that may be written as 4G. */
 const sizes: ReadonlySet<Name> = new Set<Name>(['maxBuildLogSize', 'maxBuildSize', 'maxBuildMemory']);
 /** Settings that are lists: `extra-NAME` of nix.conf adds to them. */
-const lists: ReadonlySet<Name> = new Set<Name>(['accessTokens', 'substituters', 'trustedPublicKeys']);
+const lists: ReadonlySet<Name> = new Set<Name>([
+  'accessTokens',
+  'substituters',
+  'trustedPublicKeys',
+  'secretKeyFiles',
+  'pushTo',
+]);
 const names = new Set<string>([...Object.keys(defaultSettings), ...Object.values(nixNames)]);
 const isName = (name: string): name is Name => names.has(name);
 
@@ -171,9 +186,17 @@ function put(
       return undefined;
     }
     case 'substituters':
+    case 'pushTo':
     case 'trustedPublicKeys': {
       const words = text.split(/\s+/).filter((word) => word !== '');
       values[name] = [...new Set([...(more ? values[name] : []), ...words])];
+      return undefined;
+    }
+    case 'secretKeyFiles': {
+      const paths = text.split(/\s+/).filter((word) => word !== '');
+      const absolute = paths.map((path) => (path.startsWith('~/') ? join(home, path.slice(2)) : path));
+      if (!absolute.every((path) => isAbsolute(path))) return 'has a path that is not absolute';
+      values[name] = absolute;
       return undefined;
     }
     case 'netrcFile':
@@ -207,6 +230,7 @@ function put(
     case 'allowDirtyLocks':
     case 'useRegistries':
     case 'requireSigs':
+    case 'requirePush':
     case 'keepDerivations':
     case 'keepOutputs':
     case 'keepFailed':
@@ -260,7 +284,7 @@ async function applyConfig(values: Values, file: SourceFile, home: string): Prom
       values.accessTokens = tokens;
     } else if (name === 'builders') {
       values.builders = buildersOf(value, home, findings);
-    } else if (name === 'substituters' || name === 'trustedPublicKeys') {
+    } else if (lists.has(name)) {
       const items = value.kind === 'list' ? value.items : [value];
       const texts = items.map((item) => (item.kind === 'scalar' ? item.value : undefined));
       const fault = texts.every((item) => typeof item === 'string')

@@ -94,6 +94,18 @@ export function noticeWords(notice: Notice): NoticeWords {
       );
     case 'builder-unavailable':
       return warning(`${notice.builder} is left out: ${notice.reason}`);
+    case 'push-failed': {
+      const { cache, paths, reason, command } = notice;
+      const what = paths.length === 1 ? 'is not' : `and ${paths.length - 1} more are not`;
+      return warning(`${paths[0]} ${what} in ${cache}: ${reason}; to try again: ${command}`);
+    }
+    case 'push-skipped': {
+      const [first = '', ...others] = notice.paths;
+      const more = others.length === 0 ? '' : ` and ${others.length} more`;
+      return note(
+        `not pushed, for this machine’s own programs built it: ${first}${more}; --allow-host pushes all the same`,
+      );
+    }
     case 'key-readable':
       return warning(`${notice.path} holds a secret key and everybody may read it: chmod 600 ${notice.path}`);
     case 'ci-locked':

@@ -115,6 +115,7 @@ function isNotable(span: EndedSpan): boolean {
   return (
     span.activity.type === 'fetch' ||
     span.activity.type === 'build' ||
+    span.activity.type === 'push' ||
     (span.activity.type !== 'lock' && span.endedAt - span.startedAt >= heartbeat)
   );
 }

@@ -1,5 +1,5 @@
 /** Caches in buckets of a real server, which checks every signature; filled and read by flk, and beside Nix. */
-import { writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
 import { silent } from '../../src/base/events.ts';
@@ -13,8 +13,10 @@ import type { StorePath } from '../../src/formats/store-path.ts';
 import { pushPaths } from '../../src/store/caches/push.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { addOutput, taking } from '../support/caches.ts';
+import { flakeWorld } from '../support/cli.ts';
 import { errorOf } from '../support/errors.ts';
 import { type NixResult, nix, nixAvailable, nixReason } from '../support/nix.ts';
+import { git } from '../support/repositories.ts';
 import { bucketCache, s3Available, s3Reason, signingDoor, startS3 } from '../support/s3.ts';
 import { temporaryFolder } from '../support/temp.ts';
 import { file } from '../support/trees.ts';
@@ -82,6 +84,47 @@ describe.skipIf(!s3Available)(`buckets ${s3Reason}`, () => {
     await push(store, address);
     const { substituter } = await taking([bucketCache(address)], { publicKeys });
     await substituter.require(app);
+  });
+
+  it('are caches to every command', async () => {
+    const server = await startS3();
+    const world = flakeWorld(
+      'inputs: { tree: { url: path:./tree, flake: false } }\n',
+      { a: 'text' },
+      server.env,
+    );
+    mkdirSync(join(world.folder, 'tree'));
+    writeFileSync(join(world.folder, 'tree/file'), 'text');
+    git(world.folder, 'add', '-N', '.');
+    const address = server.address('all');
+    const ok = async (...args: string[]): Promise<string> => {
+      const { status, stdout, stderr } = await world.flk(args);
+      expect(status, stderr).toBe(0);
+      return stdout.trim();
+    };
+    const path = await ok('store', 'add', 'a');
+    expect(await ok('cache', 'push', address, path)).toBe(path);
+    expect(await ok('cache', 'info', address)).toContain(`s3://caches/all?endpoint=${server.url}`);
+    expect(await ok('cache', 'pull', address, path, '--store', 'other')).toBe(path);
+    expect(readFileSync(join(world.folder, 'other', path), 'utf8')).toBe('text');
+    const before = server.requests().length;
+    await ok('archive', '--to', address);
+    expect(
+      server
+        .requests()
+        .slice(before)
+        .filter((line) => /^"PUT .*narinfo/.test(line)).length,
+    ).toBeGreaterThan(0);
+    const drv = '/nix/store/6sjqj4z0f22yb6n7qb9fanygm3s14zyq-gtk+-1.drv';
+    writeFileSync(join(world.folder, 'log'), 'a line\n');
+    await bucketCache(address).putNar(`log/${drv.slice(11)}`, join(world.folder, 'log'));
+    expect(await ok('log', drv, '--substituters', address)).toBe('a line');
+    // Nobody else's keys are of any use, and no key is shown.
+    const env = { AWS_SECRET_ACCESS_KEY: 'hush' };
+    const refused = await world.flk(['cache', 'push', '--log-format', 'json', address, path], { env });
+    expect(refused.status).toBe(3);
+    expect(refused.stderr).toContain('FLK_HTTP_AUTH');
+    expect(refused.stdout + refused.stderr).not.toMatch(/hush|Signature=/);
   });
 
   it('say what is wrong with a key, a clock, a region, a bucket', async () => {

@@ -49,48 +49,95 @@ export interface Pushed {
   readonly tree: Tree;
 }
 
-/**
- * Puts paths into a cache, skipping those that it has; what they refer to must be among them or there already (FLK_CACHE_INVALID). Gives
- * the paths that were added. A tree that is not what its info says is FLK_NAR_HASH_MISMATCH.
- */
+/** Puts paths into one cache, some now and some later: what is asked and done once is not asked or done again. */
+export interface Pusher {
+  /**
+   * Skips what the cache has; what the paths refer to must be among them, pushed before, or there already (FLK_CACHE_INVALID). Gives the
+   * paths that were added. A tree that is not what its info says is FLK_NAR_HASH_MISMATCH.
+   */
+  push(paths: readonly Pushed[]): Promise<StorePath[]>;
+  /** Once all pushes have ended. */
+  close(): Promise<void>;
+}
+
+export function openPusher(cache: BinaryCache, options: PushOptions): Pusher {
+  return new CachePusher(cache, options);
+}
+
+/** As `Pusher.push`, for all at once. */
 export async function pushPaths(
   cache: BinaryCache,
   paths: readonly Pushed[],
   options: PushOptions,
 ): Promise<StorePath[]> {
-  await cache.prepare();
-  const question = limiter(maxQuestions);
-  const wanted = new Map(paths.map((pushed) => [pushed.info.path, pushed]));
-  const there = new OnceMap<StorePath, boolean>();
-  const isThere = (path: StorePath): Promise<boolean> =>
-    there.get(path, () => question(async () => (await cache.narInfo(path)) !== undefined));
-  const archive = limiter(maxArchives);
-  const done = new OnceMap<StorePath, boolean>();
-  const scratch = await (options.stage ?? temporaryStage)();
-  /** Whether it was added. */
-  const push = (path: StorePath): Promise<boolean> =>
-    done.get(path, async () => {
-      const pushed = wanted.get(path);
-      if (await isThere(path)) return false;
-      if (!pushed)
-        throw new FlkError('FLK_CACHE_INVALID', `${cache.url} has no ${path}, which others refer to`, {
-          hint: 'push it, too',
-        });
-      throwIfAborted(options.signal);
-      const packed = await archive(() => packPath(cache, pushed, scratch.path, options));
-      for (const reference of pushed.info.references) if (reference !== path) await push(reference);
-      await cache.putNarInfo(narInfoOf(pushed.info, packed, options.key));
-      return true;
-    });
+  const pusher = openPusher(cache, options);
   try {
-    const results = await Promise.allSettled([...wanted.keys()].map(push));
+    return await pusher.push(paths);
+  } finally {
+    await pusher.close();
+  }
+}
+
+class CachePusher implements Pusher {
+  readonly #cache: BinaryCache;
+  readonly #options: PushOptions;
+  readonly #question = limiter(maxQuestions);
+  readonly #archive = limiter(maxArchives);
+  readonly #known = new Map<StorePath, Pushed>();
+  readonly #there = new OnceMap<StorePath, boolean>();
+  readonly #done = new OnceMap<StorePath, boolean>();
+  #scratch: Promise<Stage> | undefined;
+
+  constructor(cache: BinaryCache, options: PushOptions) {
+    this.#cache = cache;
+    this.#options = options;
+  }
+
+  async push(paths: readonly Pushed[]): Promise<StorePath[]> {
+    for (const pushed of paths) this.#known.set(pushed.info.path, pushed);
+    await this.#begin();
+    const wanted = [...new Set(paths.map(({ info }) => info.path))];
+    const results = await Promise.allSettled(wanted.map((path) => this.#push(path)));
     for (const result of results) if (result.status === 'rejected') throw result.reason;
-    return [...wanted.keys()].filter((_, i) => {
+    return wanted.filter((_, i) => {
       const result = results[i];
       return result?.status === 'fulfilled' && result.value;
     });
-  } finally {
-    await scratch.dispose();
+  }
+
+  async close(): Promise<void> {
+    const scratch = await this.#scratch?.catch(() => undefined);
+    await scratch?.dispose();
+  }
+
+  /** Where archives wait for their way; only a cache that can be written to gets so far. */
+  #begin(): Promise<Stage> {
+    this.#scratch ??= this.#cache.prepare().then(this.#options.stage ?? temporaryStage);
+    return this.#scratch;
+  }
+
+  /** Whether it was added. */
+  #push(path: StorePath): Promise<boolean> {
+    return this.#done.get(path, async () => {
+      if (await this.#isThere(path)) return false;
+      const pushed = this.#known.get(path);
+      if (!pushed)
+        throw new FlkError('FLK_CACHE_INVALID', `${this.#cache.url} has no ${path}, which others refer to`, {
+          hint: 'push it, too',
+        });
+      throwIfAborted(this.#options.signal);
+      const scratch = await this.#begin();
+      const packed = await this.#archive(() => packPath(this.#cache, pushed, scratch.path, this.#options));
+      for (const reference of pushed.info.references) if (reference !== path) await this.#push(reference);
+      await this.#cache.putNarInfo(narInfoOf(pushed.info, packed, this.#options.key));
+      return true;
+    });
+  }
+
+  #isThere(path: StorePath): Promise<boolean> {
+    return this.#there.get(path, () =>
+      this.#question(async () => (await this.#cache.narInfo(path)) !== undefined),
+    );
   }
 }
 

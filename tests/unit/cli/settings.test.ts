@@ -75,6 +75,9 @@ builders:
 substituters: [https://a.example.org, "https://b.example.org?priority=1"]
 trustedPublicKeys: a-1:AAAA
 requireSigs: false
+secretKeyFiles: [~/key, /etc/key]
+pushTo: s3://cache
+requirePush: true
 narinfoCachePositiveTtl: 5
 narinfoCacheNegativeTtl: 0
 x-mine: [anything]
@@ -122,6 +125,9 @@ x-mine: [anything]
       substituters: ['https://a.example.org', 'https://b.example.org?priority=1'],
       trustedPublicKeys: ['a-1:AAAA'],
       requireSigs: false,
+      secretKeyFiles: [join(home, 'key'), '/etc/key'],
+      pushTo: ['s3://cache'],
+      requirePush: true,
       narinfoCachePositiveTtl: 5,
       narinfoCacheNegativeTtl: 0,
     });
@@ -183,6 +189,9 @@ trust-tarballs-from-git-forges = false
       substituters: ['https://a.example.org', 'https://b.example.org', 'https://c.example.org'],
       trustedPublicKeys: ['a-1:AAAA', 'b-1:BBBB'],
       requireSigs: false,
+      secretKeyFiles: [],
+      pushTo: [],
+      requirePush: false,
       narinfoCachePositiveTtl: 1024,
       narinfoCacheNegativeTtl: 0,
     });

@@ -8,9 +8,10 @@ import { narHashOf, sha256 } from '../../../src/formats/hash.ts';
 import { type NarInfo, parseNarInfo, printNarInfo } from '../../../src/formats/narinfo.ts';
 import { generateSecretKey, publicKeyOf } from '../../../src/formats/signature.ts';
 import { hashPart, type StorePath } from '../../../src/formats/store-path.ts';
-import { parseCacheAddress } from '../../../src/store/caches/cache.ts';
+import { type BinaryCache, parseCacheAddress } from '../../../src/store/caches/cache.ts';
 import { FolderCache } from '../../../src/store/caches/folder-cache.ts';
-import { defaultPacking, pushPaths } from '../../../src/store/caches/push.ts';
+import { defaultPacking, openPusher, pushPaths } from '../../../src/store/caches/push.ts';
+import type { PathInfo } from '../../../src/store/path-info.ts';
 import { openStore } from '../../../src/store/store.ts';
 import { addOutput, type FilledCache, filledCache, taking } from '../../support/caches.ts';
 import { errorOf, thrownBy, withCode } from '../../support/errors.ts';
@@ -427,5 +428,41 @@ describe('putting into a folder', () => {
     const pushing = pushPaths(cache, [{ info, tree: treeFrom(file('evil')) }], { reporter: silent });
     await expect(pushing).rejects.toEqual(withCode('FLK_NAR_HASH_MISMATCH'));
     expect(existsSync(join(folder, `${hashPart(info.path)}.narinfo`))).toBe(false);
+  });
+});
+
+describe('a pusher', () => {
+  it('asks and packs once, however often it is given a path', async () => {
+    const { store, paths } = await filledCache();
+    const folder = new FolderCache(temporaryFolder());
+    const asked: StorePath[] = [];
+    const put: string[] = [];
+    const cache: BinaryCache = {
+      url: folder.url,
+      local: true,
+      info: () => folder.info(),
+      narInfo: (path) => {
+        asked.push(path);
+        return folder.narInfo(path);
+      },
+      nar: (info) => folder.nar(info),
+      prepare: () => folder.prepare(),
+      putNar: (url, file) => {
+        put.push(url);
+        return folder.putNar(url, file);
+      },
+      putNarInfo: (info) => folder.putNarInfo(info),
+    };
+    const pusher = openPusher(cache, { packing: 'none', reporter: silent });
+    const pushed = (...infos: PathInfo[]) => infos.map((info) => ({ info, tree: store.tree(info.path) }));
+    const first = pusher.push(pushed(paths.lib));
+    // Its references are on their way, by the push before.
+    await Promise.all([first, pusher.push(pushed(paths.tool)), pusher.push(pushed(paths.lib, paths.app))]);
+    await pusher.push(pushed(paths.app));
+    await pusher.close();
+    expect(put).toHaveLength(3);
+    expect(asked).toHaveLength(3);
+    const { substituter } = await taking([{ cache: folder, trusted: true }]);
+    expect(await substituter.substitute(paths.app.path)).toBe(true);
   });
 });
