@@ -15,8 +15,16 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const dist = join(root, 'dist');
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 
-/** Loaded from node_modules when first needed: native code, and isomorphic-git, which only a machine without git needs. */
-const external = ['libsql', 'lzma-native', 'isomorphic-git', 'isomorphic-git/*'];
+/** Loaded from node_modules when first needed: native code, and what few need: isomorphic-git without git, gRPC with remote builders. */
+const external = [
+  'libsql',
+  'lzma-native',
+  'isomorphic-git',
+  'isomorphic-git/*',
+  '@grpc/grpc-js',
+  'protobufjs',
+  'protobufjs/*',
+];
 
 const common = {
   absWorkingDir: root,
@@ -60,6 +68,7 @@ Object.defineProperty(exports, '__esModule', { value: true });`,
 };
 
 if (existsSync(join(root, 'scripts/validators.mjs'))) node('scripts/validators.mjs');
+if (existsSync(join(root, 'scripts/protos.mjs'))) node('scripts/protos.mjs');
 
 const outputs = await Promise.all([
   build({

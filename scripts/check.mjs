@@ -12,6 +12,7 @@ const tool = (name, ...args) =>
   spawnSync(process.execPath, [join(root, 'node_modules', ...name.split('/')), ...args], {
     cwd: root,
     encoding: 'utf8',
+    maxBuffer: 64 * 2 ** 20,
   });
 
 const parts = {

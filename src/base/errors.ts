@@ -393,6 +393,21 @@ export const errorCodes = {
     'check the builder, or name others with --builders',
     'A builder that could take this cannot be reached, or cannot take it now, and no other is left to do it.',
   ),
+  FLK_REMOTE_ADDRESS: row(
+    2,
+    'grpcs://HOST:PORT, or grpc://HOST:PORT where nobody listens in',
+    'A remote builder’s address or credentials cannot be used as they are set. Secrets are sent over TLS, or to this machine itself, and nowhere else.',
+  ),
+  FLK_REMOTE_REFUSED: row(
+    1,
+    '',
+    'A remote builder answered, and refused: the credentials are not enough, or it does not take such an action.',
+  ),
+  FLK_REMOTE_INTEGRITY: row(
+    4,
+    'do not trust this builder until it is known why',
+    'A remote builder sent other bytes than those it named, or outputs that cannot be: names that lead elsewhere, two files of one name. Nothing of it was kept.',
+  ),
   FLK_STORE_CORRUPT: row(
     4,
     'flk build --rebuild makes it anew',

@@ -68,7 +68,7 @@ export interface Base {
 export const ownEntries: ReadonlySet<string> = new Set(['build', 'dev', 'etc', 'nix', 'proc', 'tmp']);
 
 /** Who a builder is, as Nix names it, so that `id` and `ls -l` say the same in both. */
-const etcFiles = ({ name, uid, gid }: Surroundings['user']): Readonly<Record<string, string>> => ({
+export const etcFiles = ({ name, uid, gid }: Surroundings['user']): Readonly<Record<string, string>> => ({
   passwd: [
     'root:x:0:0:root:/build:/noshell',
     `${name}:x:${uid}:${gid}:builder:/build:/noshell`,
