@@ -1,7 +1,7 @@
 /** Files that survive: staged beside their place, synced, renamed; and locks between processes. */
 import { randomBytes } from 'node:crypto';
-import { readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
-import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
+import { linkSync, lstatSync, readFileSync, readlinkSync, rmSync, symlinkSync } from 'node:fs';
+import { mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, isAbsolute, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -92,6 +92,36 @@ export async function makeFolder(path: string): Promise<void> {
   }
 }
 
+export interface LockOptions {
+  /** Milliseconds. */
+  readonly patience?: number;
+  readonly signal?: AbortSignal | undefined;
+  /** Of this process, on the lock's file system. */
+  readonly mark?: LockMark | undefined;
+}
+
+/**
+ * A file that says who its owner is. Each lock that is taken with it is one more name of that file: for who takes thousands of locks,
+ * as a new symlink takes a file system ten times as long as a new name.
+ */
+export interface LockMark {
+  readonly file: string;
+  readonly owner: string;
+  readonly inode: number;
+}
+
+/** Writes a mark where nothing is yet; undefined where that cannot be, and locks do without. Its name is an `ownerName`. */
+export async function makeLockMark(file: string): Promise<LockMark | undefined> {
+  const owner = basename(file).replaceAll('-', ' ');
+  try {
+    await writeFile(file, owner, { flag: 'wx' });
+    return { file, owner, inode: lstatSync(file).ino };
+  } catch {
+    await rm(file, { force: true }).catch(() => {});
+    return undefined;
+  }
+}
+
 /**
  * Runs `work` while holding an exclusive lock at `path`, a symlink that names its owner's pid and start time. A lock whose owner is
  * dead is taken over. Waits up to `patience` ms (default: ten minutes), then throws FLK_LOCK_BUSY; FLK_INTERRUPTED when `signal` fires
@@ -100,25 +130,25 @@ export async function makeFolder(path: string): Promise<void> {
 export async function withFileLock<T>(
   path: string,
   work: () => Promise<T>,
-  options: { patience?: number; signal?: AbortSignal | undefined } = {},
+  options: LockOptions = {},
 ): Promise<T> {
   const release = await takeFileLock(path, options);
   try {
     return await work();
   } finally {
-    await release();
+    release();
   }
 }
 
 /** The same for work that is no one call: gives what lets the lock go. */
 export async function takeFileLock(
   path: string,
-  { patience = 600_000, signal }: { patience?: number; signal?: AbortSignal | undefined } = {},
-): Promise<() => Promise<void>> {
-  const owner = (await ownerName()).replaceAll('-', ' ');
+  { patience = 600_000, signal, mark }: LockOptions = {},
+): Promise<() => void> {
+  const owner = mark?.owner ?? (await ownerName()).replaceAll('-', ' ');
   const deadline = Date.now() + patience;
   for (let wait = 5; ; wait = Math.min(wait * 2, 200)) {
-    if (await take(path, owner)) break;
+    if (await take(path, owner, mark)) break;
     if (Date.now() > deadline) {
       throw new FlkError('FLK_LOCK_BUSY', `${path} is held by another flk`, {
         facts: { holder: holder(path) },
@@ -127,8 +157,8 @@ export async function takeFileLock(
     throwIfAborted(signal);
     await sleep(wait);
   }
-  return async () => {
-    if (ownerOf(path) === owner) rmSync(path, { force: true });
+  return () => {
+    if (isOwn(path, owner, mark)) rmSync(path, { force: true });
   };
 }
 
@@ -138,13 +168,13 @@ export async function isFileLocked(path: string): Promise<boolean> {
   return owner !== undefined && !(await isAbandoned(path, owner));
 }
 
-async function take(path: string, owner: string): Promise<boolean> {
-  if (mark(path, owner)) return true;
+async function take(path: string, owner: string, mark: LockMark | undefined): Promise<boolean> {
+  if (place(path, owner, mark)) return true;
   const holder = ownerOf(path);
   if (holder === undefined || !(await isAbandoned(path, holder))) return false;
   // Two waiters may both see the dead owner: only the one that holds the takeover may remove it, after a second look.
   const takeover = `${path}.takeover`;
-  if (!mark(takeover, owner)) {
+  if (!place(takeover, owner)) {
     const other = ownerOf(takeover);
     if (other !== undefined && (await isAbandoned(takeover, other))) rmSync(takeover, { force: true });
     return false;
@@ -161,9 +191,9 @@ async function take(path: string, owner: string): Promise<boolean> {
  * Puts the owner's name there unless there is one. A symlink, for that is made and named in one step: a file's owner may be killed
  * before it has written its name, and nobody could tell then whether it lives.
  */
-function mark(path: string, owner: string): boolean {
+function place(path: string, owner: string, mark?: LockMark): boolean {
   try {
-    symlinkSync(owner, path);
+    if (!mark || !link(mark, path)) symlinkSync(owner, path);
     return true;
   } catch (error) {
     if (systemCode(error) === 'EEXIST') return false;
@@ -171,7 +201,23 @@ function mark(path: string, owner: string): boolean {
   }
 }
 
-/** Undefined where there is no lock. A file is what other programs, and flk once, put there. */
+/** False where the file system knows no second names, or the file has as many as it can have. */
+function link(mark: LockMark, path: string): boolean {
+  try {
+    linkSync(mark.file, path);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === 'EEXIST') throw error;
+    return false;
+  }
+}
+
+function isOwn(path: string, owner: string, mark: LockMark | undefined): boolean {
+  const info = lstatSync(path, { throwIfNoEntry: false });
+  return info?.isFile() ? info.ino === mark?.inode : info !== undefined && ownerOf(path) === owner;
+}
+
+/** Undefined where there is no lock. A file is a mark's other name, or what other programs, and flk once, put there. */
 function ownerOf(path: string): string | undefined {
   try {
     return readlinkSync(path);

@@ -7,14 +7,10 @@ import type { PublicKey } from '../formats/signature.ts';
 import type { StorePath } from '../formats/store-path.ts';
 import type { CacheAnswers } from '../store/caches/answers.ts';
 import { type BinaryCache, type CacheAddress, parseCacheAddress } from '../store/caches/cache.ts';
+import type { SubstituterCache } from '../store/caches/offers.ts';
 import type { S3Place } from '../store/caches/s3-address.ts';
 import type { Store } from '../store/store.ts';
-import type {
-  CacheSubstituter,
-  SubstitutedStore,
-  Substituter,
-  SubstituterCache,
-} from '../store/substituter.ts';
+import type { CacheSubstituter, SubstitutedStore, Substituter } from '../store/substituter.ts';
 import type { Flags } from './options.ts';
 import type { Settings } from './settings.ts';
 

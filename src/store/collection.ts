@@ -67,7 +67,7 @@ export async function beginCollection(
     sweep.forgetMissing();
     return sweep;
   } catch (error) {
-    await release();
+    release();
     throw error;
   }
 }
@@ -82,17 +82,12 @@ export async function goneOwners(database: StoreDatabase): Promise<string[]> {
 class Sweep implements Collection {
   readonly #places: Places;
   readonly #database: StoreDatabase;
-  readonly #release: () => Promise<void>;
+  readonly #release: () => void;
   readonly #signal: AbortSignal | undefined;
   readonly #links: LinkFolder;
   #ended = false;
 
-  constructor(
-    places: Places,
-    database: StoreDatabase,
-    release: () => Promise<void>,
-    signal: AbortSignal | undefined,
-  ) {
+  constructor(places: Places, database: StoreDatabase, release: () => void, signal: AbortSignal | undefined) {
     this.#places = places;
     this.#database = database;
     this.#release = release;
@@ -153,7 +148,7 @@ class Sweep implements Collection {
     try {
       this.#database.endCollection();
     } finally {
-      await this.#release();
+      this.#release();
       await this.#places.reserve();
     }
   }

@@ -75,6 +75,8 @@ interface PathRow {
 
 export interface StoreDatabase {
   query(path: StorePath): PathInfo | undefined;
+  /** Those that are recorded. */
+  recorded(paths: readonly StorePath[]): StorePath[];
   /** The recorded path with this hash part. */
   pathWith(hashPart: string): StorePath | undefined;
   /** The recorded ones among the paths and all that they refer to; sorted. */
@@ -241,10 +243,11 @@ class SqliteRecords implements StoreDatabase {
   /** Of who may not write. */
   readonly #memos = new Map<string, string>();
   readonly #select;
+  readonly #selectRecorded;
   readonly #selectClosure;
   readonly #upsert;
   readonly #clearReferences;
-  readonly #addReference;
+  readonly #addReferences;
   readonly #selectMemo;
 
   constructor(connection: Connection, owner: string | undefined, guard: Guard) {
@@ -258,6 +261,9 @@ class SqliteRecords implements StoreDatabase {
             WHERE refs.referrer = paths.id ORDER BY target.path)) AS refs
        FROM paths WHERE path = ? AND narHash <> '${suspended}'`,
     );
+    this.#selectRecorded = connection.prepare<[string]>(
+      `SELECT path FROM paths WHERE path IN (SELECT value FROM json_each(?)) AND narHash <> '${suspended}'`,
+    );
     this.#selectClosure = connection.prepare<[string]>(
       `WITH RECURSIVE found (id) AS (
          SELECT paths.id FROM json_each(?) JOIN paths ON paths.path = value
@@ -265,22 +271,23 @@ class SqliteRecords implements StoreDatabase {
        SELECT json_group_array(path) AS found FROM
          (SELECT path FROM found CROSS JOIN paths ON paths.id = found.id WHERE narHash <> '${suspended}' ORDER BY path)`,
     );
-    this.#upsert = connection.prepare<
-      [string, string, number, string | null, number, number, string, string | null]
-    >(
+    this.#upsert = connection.prepare<[string]>(
       `INSERT INTO paths (path, narHash, narSize, deriver, registrationTime, ultimate, signatures, ca)
-       VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+       SELECT value ->> 'path', value ->> 'narHash', value ->> 'narSize', value ->> 'deriver', value ->> 'registrationTime',
+         value ->> 'ultimate', value -> 'signatures', value ->> 'ca' FROM json_each(?) WHERE true
        ON CONFLICT (path) DO UPDATE SET narHash = excluded.narHash, narSize = excluded.narSize, deriver = excluded.deriver,
          registrationTime = excluded.registrationTime, ultimate = excluded.ultimate, signatures = excluded.signatures,
          ca = excluded.ca`,
     );
     this.#clearReferences = connection.prepare<[string]>(
-      'DELETE FROM refs WHERE referrer = (SELECT id FROM paths WHERE path = ?)',
+      `DELETE FROM refs WHERE referrer IN
+         (SELECT paths.id FROM json_each(?) JOIN paths ON paths.path = value ->> 'path')`,
     );
-    this.#addReference = connection.prepare<[string, string]>(
+    this.#addReferences = connection.prepare<[string]>(
       // A reference without a record breaks NOT NULL, and with that the transaction.
       `INSERT INTO refs (referrer, reference)
-       VALUES ((SELECT id FROM paths WHERE path = ?), (SELECT id FROM paths WHERE path = ?))
+       SELECT (SELECT id FROM paths WHERE path = info.value ->> 'path'), (SELECT id FROM paths WHERE path = named.value)
+       FROM json_each(?) info, json_each(info.value -> 'references') named WHERE true
        ON CONFLICT DO NOTHING`,
     );
     this.#selectMemo = connection.prepare<[string]>('SELECT value FROM memo WHERE key = ?');
@@ -300,6 +307,13 @@ class SqliteRecords implements StoreDatabase {
       signatures: JSON.parse(row.signatures) as string[],
       ...(row.ca === null ? {} : { ca: row.ca }),
     };
+  }
+
+  recorded(paths: readonly StorePath[]): StorePath[] {
+    const rows = this.#guard('read', () => this.#selectRecorded.all(JSON.stringify(paths))) as readonly {
+      readonly path: StorePath;
+    }[];
+    return rows.map(({ path }) => path);
   }
 
   pathWith(hashPart: string): StorePath | undefined {
@@ -333,22 +347,12 @@ class SqliteRecords implements StoreDatabase {
     return this.#guard('write', () => transaction(this.#connection, work));
   }
 
+  /** One statement for all of them: a call for each takes longer than SQLite does. */
   #recordAll(infos: readonly PathInfo[]): void {
-    for (const info of infos) {
-      this.#upsert.run(
-        info.path,
-        info.narHash,
-        info.narSize,
-        info.deriver ?? null,
-        info.registrationTime,
-        info.ultimate ? 1 : 0,
-        JSON.stringify(info.signatures),
-        info.ca ?? null,
-      );
-      this.#clearReferences.run(info.path);
-    }
-    for (const info of infos)
-      for (const reference of info.references) this.#addReference.run(info.path, reference);
+    const list = JSON.stringify(infos);
+    this.#upsert.run(list);
+    this.#clearReferences.run(list);
+    this.#addReferences.run(list);
   }
 
   paths(): StorePath[] {

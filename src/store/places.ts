@@ -1,10 +1,10 @@
 /** Where the parts of a store lie below the folder that stands for `/`. */
 import { randomBytes } from 'node:crypto';
-import { lstatSync } from 'node:fs';
+import { lstatSync, rmSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FlkError, systemCode } from '../base/errors.ts';
-import { syncFolder, unwritable } from '../base/files.ts';
+import { type LockMark, makeLockMark, syncFolder, unwritable } from '../base/files.ts';
 import { StageFolder } from '../base/stages.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 import { removeTree } from './tree-files.ts';
@@ -25,8 +25,12 @@ export class Places {
   readonly state: string;
   readonly stages: StageFolder;
   readonly locks: string;
+  /** The marks that locks are names of. */
+  readonly #owners: StageFolder;
   readonly links: string;
   readonly indirectRoots: string;
+  #mark: Promise<LockMark | undefined> | undefined;
+  #markFile: string | undefined;
 
   constructor(root: string, readOnly: boolean) {
     this.root = root;
@@ -35,6 +39,7 @@ export class Places {
     this.state = join(root, 'nix/var/flk');
     this.stages = new StageFolder(join(this.state, 'stage'), (stage) => removeTree(stage));
     this.locks = join(this.state, 'locks');
+    this.#owners = new StageFolder(join(this.state, 'owners'));
     this.links = join(this.state, 'links');
     this.indirectRoots = join(root, 'nix/var/nix/gcroots/auto');
   }
@@ -63,6 +68,24 @@ export class Places {
       throw unwritable(path, error);
     });
     return { path, dispose: () => removeTree(path) };
+  }
+
+  /** What this process's locks are names of; made when it is first asked for. Undefined: they do without. */
+  mark(): Promise<LockMark | undefined> {
+    this.#mark ??= this.#owners.next().then(
+      (file) => {
+        this.#markFile = file;
+        return makeLockMark(file);
+      },
+      // On a full disk, say.
+      () => undefined,
+    );
+    return this.#mark;
+  }
+
+  /** Removes what is this process's own. Its locks are gone by then. */
+  close(): void {
+    if (this.#markFile !== undefined) rmSync(this.#markFile, { force: true });
   }
 
   /** Space on the disk for a sweep to begin with when there is none else. What cannot be had is done without. */

@@ -28,14 +28,18 @@ interface Request {
 export class Registrar {
   readonly #places: Places;
   readonly #database: StoreDatabase;
-  readonly #isValid: (path: StorePath) => boolean;
+  readonly #valid: (paths: readonly StorePath[]) => ReadonlySet<StorePath>;
   #waiting: Request[] = [];
   #running = false;
 
-  constructor(places: Places, database: StoreDatabase, isValid: (path: StorePath) => boolean) {
+  constructor(
+    places: Places,
+    database: StoreDatabase,
+    valid: (paths: readonly StorePath[]) => ReadonlySet<StorePath>,
+  ) {
     this.#places = places;
     this.#database = database;
-    this.#isValid = isValid;
+    this.#valid = valid;
   }
 
   put(entries: readonly Entry[], replace: boolean): Promise<void> {
@@ -65,8 +69,11 @@ export class Registrar {
   }
 
   async #together(requests: readonly Request[]): Promise<void> {
+    const valid = this.#valid(
+      requests.flatMap(({ entries }) => entries.flatMap(({ info }) => [info.path, ...info.references])),
+    );
     const wanted = requests.flatMap((request) => {
-      const left = this.#attempt(request, () => this.#wanted(request));
+      const left = this.#attempt(request, () => missing(request, valid));
       if (left?.length === 0) request.settle();
       return left && left.length > 0 ? [{ request, entries: left }] : [];
     });
@@ -80,7 +87,7 @@ export class Registrar {
       return;
     }
     // A kill between a move and the record must not leave a valid record of other bytes.
-    const recorded = all.map(({ info }) => info.path).filter((path) => this.#database.query(path));
+    const recorded = this.#database.recorded(all.map(({ info }) => info.path));
     if (recorded.length > 0) this.#database.suspend(recorded);
     const trash = all.some((entry) => this.#isInTheWay(entry)) ? await this.#places.stage() : undefined;
     try {
@@ -97,15 +104,6 @@ export class Registrar {
     } finally {
       await trash?.dispose();
     }
-  }
-
-  /** What of a request is not valid yet. Throws FLK_STORE_CORRUPT where it refers to what is not valid either. */
-  #wanted({ entries, replace }: Request): readonly Entry[] {
-    const among = new Set(entries.map(({ info }) => info.path));
-    for (const { info } of entries)
-      for (const reference of info.references)
-        if (!among.has(reference) && !this.#isValid(reference)) throw notValid(reference).within(info.path);
-    return replace ? entries : entries.filter(({ info }) => !this.#isValid(info.path));
   }
 
   /** What lies at a place without a record was left by a kill; with one it is corrupt. A file simply goes over a file. */
@@ -143,6 +141,15 @@ export class Registrar {
       return undefined;
     }
   }
+}
+
+/** What of a request is not valid yet. Throws FLK_STORE_CORRUPT where it refers to what is not valid either. */
+function missing({ entries, replace }: Request, valid: ReadonlySet<StorePath>): readonly Entry[] {
+  const among = new Set(entries.map(({ info }) => info.path));
+  for (const { info } of entries)
+    for (const reference of info.references)
+      if (!among.has(reference) && !valid.has(reference)) throw notValid(reference).within(info.path);
+  return replace ? entries : entries.filter(({ info }) => !valid.has(info.path));
 }
 
 export function notValid(path: StorePath): FlkError {

@@ -7,7 +7,7 @@ import { join, resolve } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
-import { isFileLocked, makeFolder, ownerName, unwritable, withFileLock } from '../base/files.ts';
+import { isFileLocked, makeFolder, ownerName, takeFileLock, unwritable } from '../base/files.ts';
 import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
 import { hashTree, NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
 import { baseNameOf, hashPart, makeSourcePath, makeTextPath, type StorePath } from '../formats/store-path.ts';
@@ -28,6 +28,8 @@ export interface Store {
   /** Where a logical path lies on disk, valid or not. */
   physical(path: StorePath): string;
   query(path: StorePath): PathInfo | undefined;
+  /** Those that are valid. */
+  valid(paths: Iterable<StorePath>): ReadonlySet<StorePath>;
   /** The valid path with this hash part (32 characters): caches name paths by no more. */
   find(hashPart: string): PathInfo | undefined;
   /** The paths and everything they refer to, sorted; throws FLK_STORE_CORRUPT when one is not valid. */
@@ -50,6 +52,8 @@ export interface Store {
   register(entries: readonly Entry[], options?: { replace?: boolean }): Promise<void>;
   /** Runs `work` while nobody else, here or in another process, builds or writes these paths. Within, they may be locked again. */
   withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>, signal?: AbortSignal): Promise<T>;
+  /** The same for thousands of short works that lock nothing themselves: gives what lets the locks go. */
+  lockPaths(paths: readonly StorePath[], signal?: AbortSignal): Promise<() => void>;
   /** Whether somebody, on this machine, holds the path's lock: who makes or replaces it. */
   isLocked(path: StorePath): Promise<boolean>;
   /** The bytes on disk against the record; throws FLK_STORE_CORRUPT. */
@@ -175,7 +179,7 @@ class DiskStore implements Store {
   constructor(places: Places, database: StoreDatabase) {
     this.#places = places;
     this.#database = database;
-    this.#registrar = new Registrar(places, database, (path) => this.query(path) !== undefined);
+    this.#registrar = new Registrar(places, database, (paths) => this.valid(paths));
   }
 
   get root(): string {
@@ -191,9 +195,13 @@ class DiskStore implements Store {
   }
 
   query(path: StorePath): PathInfo | undefined {
-    const info = this.#database.query(path);
-    // The store belongs to its user, who may have removed a path by hand: a record alone makes nothing valid.
-    return info && exists(this.physical(path)) ? info : undefined;
+    // The store belongs to its user, who may have removed a path by hand: a record alone makes nothing valid. Looking is cheaper.
+    return exists(this.physical(path)) ? this.#database.query(path) : undefined;
+  }
+
+  valid(paths: Iterable<StorePath>): ReadonlySet<StorePath> {
+    const there = [...new Set(paths)].filter((path) => exists(this.physical(path)));
+    return new Set(there.length === 0 ? [] : this.#database.recorded(there));
   }
 
   find(hashPart: string): PathInfo | undefined {
@@ -315,17 +323,42 @@ class DiskStore implements Store {
     if (entries.length > 0) await this.#registrar.put(entries, options.replace ?? false);
   }
 
-  withPathLocks<T>(paths: readonly StorePath[], work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+  async withPathLocks<T>(
+    paths: readonly StorePath[],
+    work: () => Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    const held = this.#held.getStore() ?? [];
+    const release = await this.lockPaths(paths, signal);
+    try {
+      return await this.#held.run([...held, ...paths], work);
+    } finally {
+      release();
+    }
+  }
+
+  async lockPaths(paths: readonly StorePath[], signal?: AbortSignal): Promise<() => void> {
     // Nobody who may not write comes into another's way.
-    if (this.readOnly) return work();
+    if (this.readOnly) return () => {};
     const held = this.#held.getStore() ?? [];
     const needed = [...new Set(paths)].filter((path) => !held.includes(path));
-    // One order for everybody, so that no two processes wait for each other.
-    const lock = ([first, ...rest]: readonly StorePath[]): Promise<T> => {
-      if (first === undefined) return this.#held.run([...held, ...needed], work);
-      return withFileLock(join(this.#places.locks, hashPart(first)), () => lock(rest), { signal });
+    if (needed.length === 0) return () => {};
+    const mark = await this.#places.mark();
+    const locks: (() => void)[] = [];
+    const release = (): void => {
+      for (const unlock of locks.splice(0)) unlock();
     };
-    return lock(needed.sort(compareBytes));
+    try {
+      // One order for everybody, so that no two processes wait for each other.
+      for (const path of needed.sort(compareBytes)) {
+        const place = join(this.#places.locks, hashPart(path));
+        locks.push(await takeFileLock(place, { signal, mark }));
+      }
+      return release;
+    } catch (error) {
+      release();
+      throw error;
+    }
   }
 
   isLocked(path: StorePath): Promise<boolean> {
@@ -468,6 +501,7 @@ class DiskStore implements Store {
 
   close(): void {
     this.#database.close();
+    this.#places.close();
   }
 
   /** Registers one path, unless another process did so meanwhile. */

@@ -97,10 +97,10 @@ export async function* repairPaths(
 /** The store as if the broken paths were not there; what is registered takes their places. */
 function repairView(store: Store, broken: Set<StorePath>): SubstitutedStore {
   return {
-    query: (path) => (broken.has(path) ? undefined : store.query(path)),
+    valid: (paths) => store.valid([...paths].filter((path) => !broken.has(path))),
     hold: (paths) => store.hold(paths),
     stage: () => store.stage(),
-    withPathLocks: (paths, work, signal) => store.withPathLocks(paths, work, signal),
+    lockPaths: (paths, signal) => store.lockPaths(paths, signal),
     register: async (entries) => {
       const renewed = entries.map(({ info, staged }) => ({
         info: keepRecord(store.query(info.path), info),

@@ -16,14 +16,11 @@ import { type CacheAnswers, forgetful } from '../../src/store/caches/answers.ts'
 import type { BinaryCache, Packing } from '../../src/store/caches/cache.ts';
 import { FolderCache } from '../../src/store/caches/folder-cache.ts';
 import { HttpCache } from '../../src/store/caches/http-cache.ts';
+import type { SubstituterCache } from '../../src/store/caches/offers.ts';
 import { pushPaths } from '../../src/store/caches/push.ts';
 import type { PathInfo } from '../../src/store/path-info.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
-import {
-  type CacheSubstituter,
-  openSubstituter,
-  type SubstituterCache,
-} from '../../src/store/substituter.ts';
+import { type CacheSubstituter, openSubstituter } from '../../src/store/substituter.ts';
 import { restoreTree } from '../../src/store/tree-files.ts';
 import { temporaryFolder } from './temp.ts';
 import { file, type Node, treeFrom } from './trees.ts';

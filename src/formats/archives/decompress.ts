@@ -1,5 +1,5 @@
 /** Streams of chunks, decompressed: gzip, xz, zstd, bzip2; told apart by their first bytes, never by a name. */
-import { pipeline, type Readable, type Transform } from 'node:stream';
+import { pipeline, Readable, type Transform } from 'node:stream';
 import * as zlib from 'node:zlib';
 import { FlkError } from '../../base/errors.ts';
 import { ArchiveTruncated, archiveError } from './entry.ts';
@@ -27,7 +27,7 @@ const xzMemory = 160 * 2 ** 20;
 const xzBite = 4096;
 
 /** Throws FLK_LIMIT where a zstd stream wants too much memory, FLK_ARCHIVE_INVALID where the stream is damaged, as ArchiveTruncated where it ends too early. Never holds more than a few windows of it. */
-export function decompress(source: Readable, compression: Compression): AsyncIterable<Buffer> {
+export function decompress(source: AsyncIterable<Buffer>, compression: Compression): AsyncIterable<Buffer> {
   switch (compression) {
     case 'none':
       return source;
@@ -43,13 +43,13 @@ export function decompress(source: Readable, compression: Compression): AsyncIte
 }
 
 async function* through(
-  source: Readable,
+  source: AsyncIterable<Buffer>,
   open: () => Promise<Transform>,
   name: Compression,
 ): AsyncGenerator<Buffer> {
   const decoder = await open();
   // The iteration below sees the error, whichever of the two streams it is from.
-  pipeline(source, decoder, () => {});
+  pipeline(source instanceof Readable ? source : Readable.from(source), decoder, () => {});
   try {
     for await (const chunk of decoder) yield chunk as Buffer;
   } catch (error) {

@@ -20,6 +20,8 @@ export interface AnswerLifetimes {
   readonly refresh?: boolean;
 }
 
+/** Answers that are written at once: to write each by itself takes longer than to ask for it. */
+const writtenAtOnce = 500;
 /** Seconds for which a cache's own description counts, as in Nix. */
 const infoLifetime = 7 * 86_400;
 
@@ -74,7 +76,9 @@ class SqliteAnswers implements CacheAnswers {
   readonly #selectInfo;
   readonly #selectNarInfo;
   readonly #upsertInfo;
-  readonly #upsertNarInfo;
+  readonly #upsertNarInfos;
+  /** Answers that are not written yet, as url, hash part, time, text; by the first two. */
+  readonly #waiting = new Map<string, readonly [string, string, number, string | null]>();
 
   private constructor(connection: Connection, lifetimes: AnswerLifetimes) {
     this.#connection = connection;
@@ -89,8 +93,9 @@ class SqliteAnswers implements CacheAnswers {
     this.#upsertInfo = connection.prepare<[string, number, number, number]>(
       'INSERT OR REPLACE INTO caches (url, time, priority, wantMassQuery) VALUES (?, ?, ?, ?)',
     );
-    this.#upsertNarInfo = connection.prepare<[string, string, number, string | null]>(
-      'INSERT OR REPLACE INTO narinfos (url, hashPart, time, text) VALUES (?, ?, ?, ?)',
+    this.#upsertNarInfos = connection.prepare<[string]>(
+      `INSERT OR REPLACE INTO narinfos (url, hashPart, time, text)
+       SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)`,
     );
   }
 
@@ -133,6 +138,8 @@ class SqliteAnswers implements CacheAnswers {
 
   narInfo(url: string, path: StorePath): NarInfo | null | undefined {
     const { positive, negative } = this.#lifetimes;
+    const waiting = this.#waiting.get(`${hashPart(path)} ${url}`);
+    if (waiting) return waiting[3] === null ? null : parseNarInfo(waiting[3], path);
     return this.#try(() => {
       const row = this.#selectNarInfo.get(
         url,
@@ -145,10 +152,19 @@ class SqliteAnswers implements CacheAnswers {
   }
 
   setNarInfo(url: string, path: StorePath, info: NarInfo | null): void {
-    this.#try(() => this.#upsertNarInfo.run(url, hashPart(path), now(), info && printNarInfo(info)));
+    const hash = hashPart(path);
+    this.#waiting.set(`${hash} ${url}`, [url, hash, now(), info && printNarInfo(info)]);
+    if (this.#waiting.size >= writtenAtOnce) this.#write();
+  }
+
+  #write(): void {
+    const rows = [...this.#waiting.values()];
+    this.#waiting.clear();
+    if (rows.length > 0) this.#try(() => this.#upsertNarInfos.run(JSON.stringify(rows)));
   }
 
   close(): void {
+    this.#write();
     this.#connection.close();
   }
 

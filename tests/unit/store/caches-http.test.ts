@@ -254,17 +254,21 @@ describe('answers of servers', () => {
     const first = await openAnswers(file, lifetimes);
     first.setNarInfo('http://h', paths.app.path, null);
     first.setNarInfo('http://h', paths.lib.path, (await cache.narInfo(paths.lib.path))!);
+    for (const path of [paths.app.path, paths.lib.path])
+      expect(first.narInfo('http://h', path)).not.toBeUndefined();
+    first.close();
     const { default: Database } = await import('libsql');
     const connection = new Database(file);
     connection.exec('UPDATE narinfos SET time = time - 10');
     connection.close();
+    const again = await openAnswers(file, lifetimes);
     const refreshed = await openAnswers(file, { ...lifetimes, refresh: true });
     for (const path of [paths.app.path, paths.lib.path]) {
-      expect(first.narInfo('http://h', path)).not.toBeUndefined();
+      expect(again.narInfo('http://h', path)).not.toBeUndefined();
       expect(refreshed.narInfo('http://h', path)).toBeUndefined();
     }
-    expect(first.narInfo('http://other', paths.app.path)).toBeUndefined();
-    first.close();
+    expect(again.narInfo('http://other', paths.app.path)).toBeUndefined();
+    again.close();
     refreshed.close();
   });
 

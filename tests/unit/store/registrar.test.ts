@@ -85,13 +85,13 @@ describe('registering at one time', () => {
     const database = await openDatabase(places.database, 'test');
     onTestFinished(() => database.close());
     const broken: StoreDatabase = Object.assign(Object.create(database) as StoreDatabase, {
-      query: (asked: StorePath) => database.query(asked),
+      recorded: (asked: readonly StorePath[]) => database.recorded(asked),
       suspend: (paths: readonly StorePath[]) => database.suspend(paths),
       record: () => {
         throw new Error('killed');
       },
     });
-    const registrar = new Registrar(places, broken, () => true);
+    const registrar = new Registrar(places, broken, (paths) => new Set(paths));
     await expect(registrar.put([await entry(store, 'a', folder('new'))], true)).rejects.toThrow('killed');
     expect(await nodeOf(store.tree(path))).toEqual(folder('new'));
     expect(store.query(path)).toBeUndefined();

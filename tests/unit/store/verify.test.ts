@@ -49,7 +49,7 @@ function cacheOf(
   return {
     offers: async () => new Map(),
     substitute: async (path) => {
-      if (store.query(path)) return true;
+      if (store.valid([path]).has(path)) return true;
       const offer = offers.get(path);
       if (!offer) return false;
       const stage = await store.stage();
@@ -64,7 +64,8 @@ function cacheOf(
         ultimate: false,
         signatures: ['cache:x'],
       };
-      await store.withPathLocks([path], () => store.register([{ info: { ...info, ...offer.info }, staged }]));
+      const unlock = await store.lockPaths([path]);
+      await store.register([{ info: { ...info, ...offer.info }, staged }]).finally(unlock);
       await stage.dispose();
       return true;
     },
