@@ -12,6 +12,7 @@ const all = [
   'packages',
   'trivial-builds',
   'nar-copy',
+  'remote',
 ];
 const wanted = process.argv.slice(2);
 for (const name of wanted.length > 0 ? wanted : all) {

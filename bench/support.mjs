@@ -29,7 +29,7 @@ export async function bundle(code, file) {
       js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
     },
     // Native code cannot be bundled.
-    external: ['libsql', 'lzma-native'],
+    external: ['libsql', 'lzma-native', '@grpc/grpc-js', 'protobufjs/*'],
     logLevel: 'warning',
   });
   return file;
