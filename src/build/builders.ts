@@ -64,10 +64,34 @@ export class Builders {
     this.#reporter = reporter;
   }
 
-  /** Those that take it, in order, and why the others do not. Asks nobody. */
-  choose(wanted: Wanted): { readonly able: readonly Builder[]; readonly passed: readonly PassedOver[] } {
-    const { able, passed } = this.#choose(wanted);
-    return { able: able.map(({ builder }) => builder), passed };
+  /** The first that takes it, if any does, and why those before it do not. Asks nobody. */
+  choose(wanted: Wanted): {
+    readonly builder: Builder | undefined;
+    readonly passedOver: readonly PassedOver[];
+  } {
+    const passedOver: PassedOver[] = [];
+    for (const { builder, isOut, out } of this.#seats) {
+      const refusal = isOut && out ? { reason: out.error.message } : refusalOf(builder, wanted);
+      if (!refusal) return { builder, passedOver };
+      passedOver.push({ builder: builder.engine.name, ...refusal });
+    }
+    return { builder: undefined, passedOver };
+  }
+
+  /** Asks those that take any of this whether they could do so now; one that could not is left out, as if it had failed at it. */
+  async probe(all: readonly Wanted[], signal: AbortSignal | undefined): Promise<void> {
+    const asked = this.#seats.filter(({ builder }) => all.some((wanted) => !refusalOf(builder, wanted)));
+    await Promise.all(
+      asked.map(async (seat) => {
+        try {
+          await seat.builder.engine.probe(signal);
+        } catch (thrown) {
+          const error = asFlkError(thrown);
+          if (!isUnavailable(error)) throw error;
+          seat.out = { at: performance.now(), error };
+        }
+      }),
+    );
   }
 
   /**

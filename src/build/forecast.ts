@@ -21,6 +21,9 @@ interface ForecastBuild {
   readonly name: string;
   /** Output name → store path. */
   readonly outputs: ReadonlyMap<string, StorePath>;
+  /** `again`: it is there, and is to be built again; `not-cached`: no cache has it, with all that it refers to. */
+  readonly why: 'again' | 'no-caches' | 'not-cached';
+  readonly plan: PlannedDerivation;
 }
 
 interface ForecastFetch extends Omit<OfferedPath, 'references'> {
@@ -30,8 +33,8 @@ interface ForecastFetch extends Omit<OfferedPath, 'references'> {
 /** What a forecast asks. */
 export interface ForecastSources {
   isValid(path: StorePath): boolean;
-  /** As `Substituter.offers`; where no cache is asked, it gives nothing. */
-  offers(paths: readonly StorePath[]): Promise<ReadonlyMap<StorePath, OfferedPath>>;
+  /** As `Substituter.offers`; absent where no cache is asked. */
+  offers?(paths: readonly StorePath[]): Promise<ReadonlyMap<StorePath, OfferedPath>>;
 }
 
 /** The same decisions as `realiseAll` takes, as far as they can be known beforehand. `rebuild`: what was asked for is built again. */
@@ -98,9 +101,11 @@ class Walk {
   result(): Forecast {
     return {
       build: this.#inputsFirst().map((drvPath) => {
-        const { name, derivation } = this.#derivations.get(drvPath)!;
-        const outputs = new Map([...derivation.outputs].map(([output, { path }]) => [output, path]));
-        return { drvPath, name, outputs };
+        const plan = this.#derivations.get(drvPath)!;
+        const outputs = new Map([...plan.derivation.outputs].map(([output, { path }]) => [output, path]));
+        const isAgain = this.#isThere(drvPath);
+        const why = isAgain ? 'again' : this.#world.offers ? 'not-cached' : 'no-caches';
+        return { drvPath, name: plan.name, outputs, why, plan };
       }),
       fetch: [...this.#fetch.values()].sort((a, b) => compareBytes(a.path, b.path)),
       sources: [...this.#sources].sort(compareBytes),
@@ -138,7 +143,7 @@ class Walk {
         (path) => !this.#offers.has(path) && !this.#world.isValid(path),
       );
       if (asked.length === 0) break;
-      const offered = await this.#world.offers(asked);
+      const offered = (await this.#world.offers?.(asked)) ?? new Map<StorePath, OfferedPath>();
       for (const path of asked) {
         const offer = offered.get(path);
         this.#offers.set(path, offer);

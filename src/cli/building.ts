@@ -3,7 +3,8 @@ import { dirname } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { asFlkError, FlkError } from '../base/errors.ts';
 import { version } from '../base/version.ts';
-import type { Builders } from '../build/builders.ts';
+import type { Builders, PassedOver } from '../build/builders.ts';
+import { isBuiltin } from '../build/builtin.ts';
 import type { BuildRequest } from '../build/engines/engine.ts';
 import { type Forecast, forecast } from '../build/forecast.ts';
 import {
@@ -67,19 +68,50 @@ export async function buildTargets(
   );
 }
 
+/** What would be built, and by whom. */
+export interface ForeseenBuild
+  extends Pick<Forecast['build'][number], 'drvPath' | 'name' | 'outputs' | 'why'> {
+  /** `flk`: itself, without a builder. Undefined: nobody can. */
+  readonly builder: string | undefined;
+  /** Builders that come before it, and why it is not they. */
+  readonly passedOver: readonly PassedOver[];
+}
+
+export interface Foreseen extends Omit<Forecast, 'build'> {
+  readonly build: readonly ForeseenBuild[];
+}
+
 /** What building these would do. Packages that others need by their content (contentAddressed) are built to know it. */
-export async function forecastTargets(context: Context, targets: readonly string[]): Promise<Forecast> {
+export async function forecastTargets(context: Context, targets: readonly string[]): Promise<Foreseen> {
   const { packages, failures } = await instantiateTargets(context, targets);
   if (failures.length > 0) throw allOf(failures.map(asFlkError));
   const [store, substituter] = await Promise.all([context.store(), context.substituter()]);
-  return await forecast(
+  const isValid = (path: StorePath): boolean => store.query(path) !== undefined;
+  const { build, ...others } = await forecast(
     packages,
-    {
-      isValid: (path) => store.query(path) !== undefined,
-      offers: async (paths) => (await substituter?.offers(paths)) ?? new Map(),
-    },
+    substituter ? { isValid, offers: (paths) => substituter.offers(paths) } : { isValid },
     { rebuild: context.flags.rebuild },
   );
+  return { ...others, build: await withBuilders(context, build) };
+}
+
+async function withBuilders(context: Context, builds: Forecast['build']): Promise<ForeseenBuild[]> {
+  const { keepFailed, jobs } = await buildOptions(context);
+  const builders = await openBuilders(context, { jobs, keepFailed, begun: () => {} });
+  try {
+    const left = builds.filter(({ plan }) => !isBuiltin(plan.derivation));
+    await builders.probe(
+      left.map(({ plan }) => plan),
+      context.signal,
+    );
+    return builds.map(({ plan, ...told }) => {
+      if (isBuiltin(plan.derivation)) return { ...told, builder: 'flk', passedOver: [] };
+      const { builder, passedOver } = builders.choose(plan);
+      return { ...told, builder: builder?.engine.name, passedOver };
+    });
+  } finally {
+    await builders.close();
+  }
 }
 
 interface InstantiatedTargets {

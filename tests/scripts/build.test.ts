@@ -75,12 +75,19 @@ describe('flk build', () => {
     const { status, stdout, stderr } = await world.flk(dry);
     expect(status, stderr).toBe(0);
     expect(stdout).toMatch(
-      /^would build 1 package:\n {2}\S+-b\.drv\nwould take 1 path from .*cache \(.* B to download, /,
+      /^would build 1 package:\n {2}\S+-b\.drv {2}on local: no cache has it\nwould take 1 path from .*cache \(.* B to download, /,
     );
     const answer = JSON.parse((await world.flk([...dry, '--json'])).stdout);
     expect(answer).toEqual({
       build: [
-        { drvPath: expect.stringMatching(/-b\.drv$/), name: 'b', outputs: { out: expect.any(String) } },
+        {
+          drvPath: expect.stringMatching(/-b\.drv$/),
+          name: 'b',
+          outputs: { out: expect.any(String) },
+          builder: 'local',
+          why: 'not-cached',
+          passedOver: [],
+        },
       ],
       fetch: [
         {

@@ -2,12 +2,17 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { FlkError } from '../../base/errors.ts';
-import type { Forecast } from '../../build/forecast.ts';
 import type { StorePath } from '../../formats/store-path.ts';
 import { formatBytes } from '../../report/text.ts';
 import { resultLink } from '../../store/roots.ts';
 import { builderSpecs } from '../builders.ts';
-import { type BuiltTarget, buildTargets, forecastTargets } from '../building.ts';
+import {
+  type BuiltTarget,
+  buildTargets,
+  type Foreseen,
+  type ForeseenBuild,
+  forecastTargets,
+} from '../building.ts';
 import type { Context } from '../context.ts';
 
 export async function runBuild(context: Context): Promise<number> {
@@ -16,7 +21,7 @@ export async function runBuild(context: Context): Promise<number> {
   if (context.flags['dry-run']) {
     const foreseen = await forecastTargets(context, targets);
     context.answer(forecastJson(foreseen), () => forecastLines(foreseen).join('\n'));
-    return 0;
+    return foreseen.build.some(({ builder }) => builder === undefined) ? 1 : 0;
   }
   const built = await buildTargets(context, targets);
   const { rebuild, times = 1, quiet } = context.flags;
@@ -47,22 +52,40 @@ async function checkOptions(context: Context): Promise<void> {
   if (times === 0) throw new FlkError('FLK_USAGE', '--times needs a number from 1 on');
 }
 
-function forecastJson({ build, fetch, sources, present }: Forecast): unknown {
-  const named = build.map(({ outputs, ...told }) => ({ ...told, outputs: Object.fromEntries(outputs) }));
-  return { build: named, fetch, sources, present };
+function forecastJson({ build, fetch, sources, present }: Foreseen): unknown {
+  const told = build.map(({ drvPath, name, outputs, builder = null, why, passedOver }) => ({
+    drvPath,
+    name,
+    outputs: Object.fromEntries(outputs),
+    builder,
+    why,
+    passedOver: passedOver.map(({ builder, reason }) => ({ builder, reason })),
+  }));
+  return { build: told, fetch, sources, present };
 }
 
-function forecastLines({ build, fetch, sources, present }: Forecast): string[] {
+/** A derivation, by whom it would be built and why, and below it who would have been asked before. */
+function buildLines({ drvPath, builder, why, passedOver }: ForeseenBuild): string[] {
+  const who = builder === undefined ? 'by nobody' : builder === 'flk' ? 'by flk itself' : `on ${builder}`;
+  const reasons = {
+    again: 'it is to be built again',
+    'no-caches': 'no cache is asked',
+    'not-cached': 'no cache has it',
+  };
+  return [
+    `${drvPath}  ${who}: ${reasons[why]}`,
+    ...passedOver.map(({ builder: other, reason }) => `  not on ${other}: ${reason}`),
+  ];
+}
+
+function forecastLines({ build, fetch, sources, present }: Foreseen): string[] {
   const lines: string[] = [];
   const list = (title: string, entries: readonly string[]): void => {
     if (entries.length > 0) lines.push(`${title}:`, ...entries.map((entry) => `  ${entry}`));
   };
   const count = (number: number, what: string): string => `${number} ${what}${number === 1 ? '' : 's'}`;
-  list(
-    `would build ${count(build.length, 'package')}`,
-    build.map(({ drvPath }) => drvPath),
-  );
-  const caches = new Map<string, Forecast['fetch'][number][]>();
+  list(`would build ${count(build.length, 'package')}`, build.flatMap(buildLines));
+  const caches = new Map<string, Foreseen['fetch'][number][]>();
   for (const one of fetch) caches.set(one.url, [...(caches.get(one.url) ?? []), one]);
   for (const [url, paths] of caches) {
     const sum = (size: 'fileSize' | 'narSize'): string =>

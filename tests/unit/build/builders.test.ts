@@ -72,31 +72,32 @@ describe('which', () => {
   it.each([
     [
       wanted('a'),
-      ['here'],
+      'here',
       ['picky: it has no wish', 'far: it builds for aarch64-linux, not for x86_64-linux'],
     ],
     [
       wanted('b', { system: 'aarch64-linux' }),
-      ['far'],
-      [
-        'picky: it builds for x86_64-linux, not for aarch64-linux',
-        'here: it builds for x86_64-linux, not for aarch64-linux',
-      ],
+      'far',
+      ['picky: it builds for x86_64-linux, not for aarch64-linux'],
     ],
-    [wanted('c', { system: 'aarch64-linux', features: 'big-parallel  kvm' }), ['far'], expect.anything()],
+    [
+      wanted('c', { system: 'aarch64-linux', features: 'big-parallel  kvm' }),
+      'far',
+      ['picky: it builds for x86_64-linux, not for aarch64-linux'],
+    ],
     [
       wanted('d', { features: 'kvm big-parallel' }),
-      [],
+      undefined,
       [
         'picky: it does not offer kvm, big-parallel',
         'far: it builds for aarch64-linux, not for x86_64-linux',
         'here: it does not offer kvm, big-parallel',
       ],
     ],
-  ])('take what they can, and say why not', (what, able, passed) => {
+  ])('takes $name, and why not those before', (what, name, passed) => {
     const choice = builders.choose(what);
-    expect(choice.able.map((one) => one.engine.name)).toEqual(able);
-    expect(choice.passed.map((one) => `${one.builder}: ${one.reason}`)).toEqual(passed);
+    expect(choice.builder?.engine.name).toBe(name);
+    expect(choice.passedOver.map((one) => `${one.builder}: ${one.reason}`)).toEqual(passed);
   });
 
   it('none: all reasons, and what mends it', async () => {
@@ -284,6 +285,33 @@ describe('one that is gone', () => {
     );
     expect([error.code, asked]).toEqual(['FLK_BUILD_FAILED', ['one']]);
   });
+});
+
+it('asks those that take something whether they could, and leaves out who could not', async () => {
+  const asked: string[] = [];
+  const probed = (name: string, changes: Partial<Builder> = {}, error?: FlkError) =>
+    builder(name, {
+      ...changes,
+      engine: engine(name, {
+        probe: async () => {
+          asked.push(name);
+          if (error) throw error;
+        },
+      }),
+    });
+  const { builders } = open(
+    probed('far', { systems: ['aarch64-linux'] }),
+    probed('one', {}, gone('one: no answer')),
+    probed('two'),
+  );
+  await builders.probe([wanted('a')], undefined);
+  expect(asked).toEqual(['one', 'two']);
+  const { builder: chosen, passedOver } = builders.choose(wanted('a'));
+  expect(chosen?.engine.name).toBe('two');
+  expect(passedOver).toEqual([
+    { builder: 'far', reason: 'it builds for aarch64-linux, not for x86_64-linux' },
+    { builder: 'one', reason: 'one: no answer' },
+  ]);
 });
 
 it('closes all engines', async () => {
