@@ -71,7 +71,7 @@ export class Builders {
   } {
     const passedOver: PassedOver[] = [];
     for (const { builder, isOut, out } of this.#seats) {
-      const refusal = isOut && out ? { reason: out.error.message } : refusalOf(builder, wanted);
+      const refusal = isOut && out ? { reason: reasonOf(builder, out.error) } : refusalOf(builder, wanted);
       if (!refusal) return { builder, passedOver };
       passedOver.push({ builder: builder.engine.name, ...refusal });
     }
@@ -167,7 +167,7 @@ export class Builders {
       const { name } = seat.builder.engine;
       this.#reporter.emit({
         kind: 'notice',
-        notice: { type: 'builder-unavailable', builder: name, reason: error.message },
+        notice: { type: 'builder-unavailable', builder: name, reason: reasonOf(seat.builder, error) },
       });
     }
     const hopeless = ({ seats }: Waiting): boolean => seats.every(({ isOut }) => isOut);
@@ -187,7 +187,7 @@ export class Builders {
       return new FlkError(code, message, { facts, hint, cause, trail: [name] });
     }
     const out = able.flatMap(({ builder, out }): PassedOver[] =>
-      out ? [{ builder: builder.engine.name, reason: out.error.message }] : [],
+      out ? [{ builder: builder.engine.name, reason: reasonOf(builder, out.error) }] : [],
     );
     return new FlkError('FLK_BUILDER_UNAVAILABLE', 'no builder that takes this is left', {
       facts: factsOf([...out, ...passed]),
@@ -200,6 +200,10 @@ export class Builders {
 /** Whether another builder may do better. A machine that makes no sandbox is as little use as one that cannot be reached. */
 export const isUnavailable = ({ code }: FlkError): boolean =>
   code === 'FLK_BUILDER_UNAVAILABLE' || code === 'FLK_SANDBOX_UNAVAILABLE';
+
+/** An engine's message begins with its name, which stands beside it already. */
+const reasonOf = ({ engine }: Builder, { message }: FlkError): string =>
+  message.startsWith(`${engine.name}: `) ? message.slice(engine.name.length + 2) : message;
 
 function refusalOf(
   { engine, systems, features }: Builder,

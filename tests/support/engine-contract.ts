@@ -14,7 +14,7 @@ import type { PathInfo } from '../../src/store/path-info.ts';
 import { openStore, type Store } from '../../src/store/store.ts';
 import { errorOf } from './errors.ts';
 import { temporaryFolder } from './temp.ts';
-import { programFiles, treeOfFiles } from './toolchain.ts';
+import { type Folder, programFiles, treeOfFiles } from './toolchain.ts';
 import { directory, file, type Node, symlink, treeFrom } from './trees.ts';
 
 export interface EngineVariant {
@@ -51,7 +51,7 @@ interface Wanted {
 }
 
 /** Derivations whose builder is a script for the shell of a pinned toolchain, over a store of their own. */
-class Bench {
+export class Bench {
   readonly store: Store;
   readonly toolchain: StorePath;
 
@@ -64,6 +64,14 @@ class Bench {
     const store = await openStore(temporaryFolder());
     const { path } = await store.addTree('toolchain', treeFrom(treeOfFiles(files)));
     return new Bench(store, path);
+  }
+
+  /** The same store, with the toolchain changed. */
+  async with(change: (tree: Folder) => void): Promise<Bench> {
+    const tree = treeOfFiles(files);
+    change(tree);
+    const { path } = await this.store.addTree('toolchain', treeFrom(tree));
+    return new Bench(this.store, path);
   }
 
   async request(script: string, lines: string[], wanted: Wanted = {}): Promise<BuildRequest> {

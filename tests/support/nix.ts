@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { quote, run } from '../../src/base/process.ts';
 import { temporaryFolder } from './temp.ts';
 
-const enginesRoot = process.env.FLK_ENGINES ?? '/opt/flk-engines';
+export const enginesRoot = process.env.FLK_ENGINES ?? '/opt/flk-engines';
 const runner = fileURLToPath(new URL('../engines/nix', import.meta.url));
 
 export interface NixOptions {

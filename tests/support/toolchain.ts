@@ -22,7 +22,7 @@ export function programFiles(programs: readonly string[]): Map<string, string> {
   );
 }
 
-type Folder = Extract<Node, { type: 'directory' }>;
+export type Folder = Extract<Node, { type: 'directory' }>;
 
 /** The tree with these files, all executable: place in it → place on this machine. */
 export function treeOfFiles(files: ReadonlyMap<string, string>): Folder {

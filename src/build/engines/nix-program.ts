@@ -14,6 +14,8 @@ import { Lines, late } from './supervise.ts';
 export interface NixEnd {
   /** Null where a signal ended it. */
   readonly status: number | null;
+  /** A builder was started: what is there now was not there already. */
+  readonly began: boolean;
   /** What it complained of, without colours; the last is what it failed of. */
   readonly errors: readonly string[];
 }
@@ -144,7 +146,9 @@ export class NixProgram {
       signal?.addEventListener('abort', interrupt, { once: true });
       let silence: NodeJS.Timeout | undefined;
       const { timeout, maxSilent } = limits;
+      let began = false;
       const begin = (): void => {
+        began = true;
         if (timeout !== undefined)
           timers.push(setTimeout(() => end(late('ran for', timeout, 'timeout')), timeout * 1000));
         if (maxSilent !== undefined) {
@@ -187,7 +191,7 @@ export class NixProgram {
         finish();
         lines.end();
         if (verdict) reject(verdict);
-        else resolve({ status, errors });
+        else resolve({ status, began, errors });
       });
     });
   }

@@ -29,6 +29,9 @@ export interface NixEngineOptions {
   readonly features: readonly string[];
 }
 
+/** How often a build is tried while others meddle with Nix's store. */
+const maxAttempts = 3;
+
 export function nixEngine(options: NixEngineOptions): Engine {
   return new NixEngine(options);
 }
@@ -65,14 +68,31 @@ class NixEngine implements Engine {
   }
 
   async build(request: BuildRequest): Promise<BuiltOutputs> {
+    const { toolchain, drvPath, closure, derivation, signal } = request;
     const refused = this.refusal(request);
-    if (refused || request.toolchain.kind !== 'path') throw unavailable(refused?.reason ?? '', refused?.hint);
-    const { signal } = request;
+    if (refused || toolchain.kind !== 'path') throw unavailable(refused?.reason ?? '', refused?.hint);
     const program = await this.#open(signal);
-    const mounts = await this.#mounts(request.toolchain.path);
-    await this.#oneByOne(() => this.#provide(program, request, request.toolchain));
-    const outputs = [...request.derivation.outputs.values()].map(({ path }) => path);
-    const missing = await program.invalid(outputs, signal);
+    const mounts = await this.#mounts(toolchain.path);
+    const needed = this.#options.store.closure([drvPath, ...closure, toolchain.path]);
+    const outputs = [...derivation.outputs.values()].map(({ path }) => path);
+    for (let attempt = 1; ; attempt++) {
+      await this.#oneByOne(() => this.#provide(program, needed, signal));
+      const ended = await this.#run(program, request, mounts, outputs);
+      const isWell = ended.status === 0;
+      if (isWell && ended.began) return await this.#fetch(program, request);
+      // Somebody else has built it meanwhile, with who knows what at /; or Nix's garbage collector has been by.
+      if (attempt < maxAttempts && (isWell || (await this.#lost(program, needed, signal)))) continue;
+      throw isWell ? unavailable(`others build ${drvPath} there, too`) : failureOf(ended, request, outputs);
+    }
+  }
+
+  async #run(
+    program: NixProgram,
+    request: BuildRequest,
+    mounts: readonly string[],
+    outputs: readonly StorePath[],
+  ): Promise<NixEnd> {
+    const missing = await program.invalid(outputs, request.signal);
     if (missing.length > 0 && missing.length < outputs.length) {
       const there = outputs.filter((path) => !missing.includes(path));
       throw unavailable(
@@ -81,13 +101,18 @@ class NixEngine implements Engine {
       );
     }
     const args = ['--realise', ...(missing.length === 0 ? ['--check'] : []), request.drvPath];
-    const ended = await program.realise([...args, ...this.#settings(request, mounts)], request);
-    if (ended.status !== 0) {
-      // Nix's garbage collector may have come by.
-      this.#provided.clear();
-      throw failureOf(ended, request, outputs);
-    }
-    return await this.#fetch(program, request);
+    return await program.realise([...args, ...this.#settings(request, mounts)], request);
+  }
+
+  /** Whether Nix has no longer what it was given. */
+  async #lost(
+    program: NixProgram,
+    needed: readonly StorePath[],
+    signal: AbortSignal | undefined,
+  ): Promise<boolean> {
+    const lost = await program.invalid(needed, signal);
+    if (lost.length > 0) this.#provided.clear();
+    return lost.length > 0;
   }
 
   #open(signal: AbortSignal | undefined): Promise<NixProgram> {
@@ -125,15 +150,10 @@ class NixEngine implements Engine {
   /** Brings the recipe and all that the builder may see into Nix's store, what is not there yet. */
   async #provide(
     program: NixProgram,
-    { drvPath, closure, signal }: BuildRequest,
-    toolchain: BuildRequest['toolchain'],
+    needed: readonly StorePath[],
+    signal: AbortSignal | undefined,
   ): Promise<void> {
     const { store } = this.#options;
-    const needed = store.closure([
-      drvPath,
-      ...closure,
-      ...(toolchain.kind === 'path' ? [toolchain.path] : []),
-    ]);
     const asked = needed.filter((path) => !this.#provided.has(path)).map((path) => store.query(path)!);
     if (asked.length === 0) return;
     const lacking = new Set(
@@ -254,7 +274,8 @@ function failureOf(
   { variation }: BuildRequest,
   outputs: readonly StorePath[],
 ): FlkError {
-  const said = errors.join('\n');
+  // A daemon repeats the builder's own last lines.
+  const said = errors.join('\n').replace(/\n\s*Last \d+ log lines:[\s\S]*/, '');
   const last =
     errors
       .at(-1)

@@ -208,7 +208,7 @@ describe('one that is gone', () => {
       expect(events).toEqual([
         {
           kind: 'notice',
-          notice: { type: 'builder-unavailable', builder: 'one', reason: 'one: no answer' },
+          notice: { type: 'builder-unavailable', builder: 'one', reason: 'no answer' },
         },
       ]);
       vi.advanceTimersByTime(59_000);
@@ -245,8 +245,8 @@ describe('one that is gone', () => {
         code: 'FLK_BUILDER_UNAVAILABLE',
         exitStatus: 3,
         facts: {
-          one: 'one: no answer',
-          two: 'two: no answer',
+          one: 'no answer',
+          two: 'no answer',
           far: 'it builds for aarch64-linux, not for x86_64-linux',
         },
         trail: [['a', 'b', 'c'][i]],
@@ -310,7 +310,7 @@ it('asks those that take something whether they could, and leaves out who could 
   expect(chosen?.engine.name).toBe('two');
   expect(passedOver).toEqual([
     { builder: 'far', reason: 'it builds for aarch64-linux, not for x86_64-linux' },
-    { builder: 'one', reason: 'one: no answer' },
+    { builder: 'one', reason: 'no answer' },
   ]);
 });
 
