@@ -60,6 +60,7 @@ export async function shellPackage(
     phases: new Map([['installPhase', [`printf '%s\\n' $buildInputs > $out`]]]),
     outputs: ['out'],
     contentAddressed: false,
+    requiredFeatures: [],
     range: shell.range,
   };
 }

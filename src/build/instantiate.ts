@@ -293,6 +293,8 @@ export class Instantiator {
     env.set('builder', builder);
     env.set('toolchain', toolchain.kind === 'host' ? 'host' : toolchain.path);
     if (outputs.length > 1) env.set('outputs', outputs.join(' '));
+    const { requiredFeatures } = declaration;
+    if (requiredFeatures.length > 0) env.set('requiredSystemFeatures', requiredFeatures.join(' '));
     const { output, variables } = fixed
       ? fixedAttributes(fixed)
       : { output: { hashAlgo: '', hash: '' }, variables: [] };

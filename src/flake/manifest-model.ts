@@ -77,6 +77,8 @@ export interface BuiltPackage extends PackageBase {
   readonly fixed?: { readonly hash: NarHash; readonly recursive: boolean };
   /** The result is known by its content, once it is built. */
   readonly contentAddressed: boolean;
+  /** What a builder must offer. */
+  readonly requiredFeatures: readonly string[];
 }
 
 export const phaseNames = [

@@ -49,6 +49,7 @@ const ownKeys = {
     'outputs',
     ...fixedKeys,
     'contentAddressed',
+    'requiredSystemFeatures',
     ...phaseNames,
   ],
 } as const;
@@ -285,6 +286,7 @@ export class PackageReader {
       outputs,
       ...this.#fixed(fields, outputs),
       contentAddressed: this.#isContentAddressed(fields, outputs),
+      requiredFeatures: textsOf(fields.get('requiredSystemFeatures')?.value),
     };
   }
 

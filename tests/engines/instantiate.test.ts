@@ -238,6 +238,7 @@ packages:
       ln -s $doc $out/docs
       cp file $doc/
     outputs: [out, doc]
+    requiredSystemFeatures: [big-parallel, benchmark]
   two:
     buildPhase: mkdir -p $out/bin $out/lib $dev/include $dev/lib/pkgconfig; echo 'echo helper' > $out/bin/helper; chmod +x $out/bin/helper; echo $out > $dev/include/x.h
     outputs: [out, dev]

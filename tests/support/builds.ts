@@ -61,7 +61,10 @@ export const playedEngine = (build: Engine['build'], changes: Partial<Engine> = 
 
 /** For a realisation: one builder, which takes whatever its engine does. */
 export function soleBuilder(engine: Engine, jobs = 1): () => Promise<Builders> {
-  const builders = new Builders([{ engine, systems: ['x86_64-linux'], features: [], jobs }], silent);
+  const builders = new Builders(
+    [{ engine, systems: ['x86_64-linux'], features: ['benchmark', 'big-parallel'], jobs }],
+    silent,
+  );
   return async () => builders;
 }
 

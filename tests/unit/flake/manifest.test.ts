@@ -756,6 +756,7 @@ x-mine: [1, { a: null }]
       ]),
       outputs: ['out', 'dev'],
       contentAddressed: false,
+      requiredFeatures: [],
     });
     expect(manifest.packages.get('default')).toMatchObject({ kind: 'alias', target: { name: 'hello' } });
     expect(manifest.packages.get('lib')).toMatchObject({
