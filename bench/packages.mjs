@@ -112,6 +112,7 @@ function writeProject(folder, files, count) {
 const prepare = await bundle(
   `import { mkdtempSync, writeFileSync } from 'node:fs';
    import { join } from 'node:path';
+   import { Builders } from './src/build/builders.ts';
    import { instantiate } from './src/build/instantiate.ts';
    import { realise } from './src/build/realise.ts';
    import { lock } from './src/flake/locker.ts';
@@ -131,6 +132,11 @@ const prepare = await bundle(
    const system = process.arch === 'arm64' ? 'aarch64-linux' : 'x86_64-linux';
    const context = { lock: locked, root: { manifest, tree, dir: '' }, source, parseManifest, store, system, reporter, download: none };
    const engine = {
+     name: 'writer',
+     ultimate: true,
+     refusal: () => undefined,
+     probe: async () => {},
+     close: async () => {},
      build: async () => {
        const file = join(mkdtempSync(join(scratch, 'out-')), 'out');
        writeFileSync(file, 'same');
@@ -138,7 +144,8 @@ const prepare = await bundle(
      },
    };
    const top = await instantiate(context, { inputs: [], name });
-   await realise({ store, engine, reporter, download: none }, top, { jobs: 8, cores: 1 });
+   const builders = new Builders([{ engine, systems: [system], features: [], jobs: 8 }], reporter);
+   await realise({ store, builders: async () => builders, reporter, download: none }, top, { jobs: 8, cores: 1 });
    store.close();`,
   // Where the store's native parts and the phases runner are found.
   join(repository, `bench/prepare-${process.pid}.mjs`),
