@@ -213,11 +213,23 @@ describe('parseNetrc', () => {
       fc.property(
         fc.string({ unit: fc.constantFrom('machine', 'login', 'macdef', '"', '\\', ' ', '\n', '#', 'x') }),
         (text) => {
-          for (const { machine } of parseNetrc(text)) expect(machine).not.toBe('');
+          // Only between quotes there may be nothing.
+          for (const { machine } of parseNetrc(text)) if (!text.includes('"')) expect(machine).not.toBe('');
         },
       ),
     );
   });
+
+  it.each(['machine "" login d', 'machine ""login d', 'machine "'])(
+    'gives no other entry’s login to %j',
+    (end) => {
+      const login = end.includes('d') ? { login: 'd' } : {};
+      expect(parseNetrc(`machine a login b ${end}`)).toEqual([
+        { machine: 'a', login: 'b' },
+        { machine: '', ...login },
+      ]);
+    },
+  );
 });
 
 /** Servers that remember what they were shown. */
