@@ -94,6 +94,8 @@ export interface StoreDatabase {
   referrers(path: StorePath): StorePath[];
   /** Notes that this owner uses them. What it noted before costs nothing. */
   hold(paths: readonly StorePath[]): void;
+  /** What others hold of what has a record, and who. */
+  heldByOthers(): readonly { readonly owner: string; readonly path: StorePath }[];
   /** Owners that hold something, of whatever collects too; some may be gone. */
   owners(): string[];
   /** Forgets what these owners held and that they collect, unless somebody else collects now. */
@@ -417,6 +419,16 @@ class SqliteRecords implements StoreDatabase {
     if (this.#owner === undefined)
       throw new FlkError('FLK_INTERNAL', 'a database that is only read was written');
     return this.#owner;
+  }
+
+  heldByOthers(): readonly { readonly owner: string; readonly path: StorePath }[] {
+    // The first version held nothing; who only reads does not change that.
+    if (versionOf(this.#connection) === 1) return [];
+    return this.#guard('read', () =>
+      this.#connection
+        .prepare<[string]>('SELECT owner, path FROM holds JOIN paths USING (path) WHERE owner <> ?')
+        .all(this.#owner ?? ''),
+    ) as { owner: string; path: StorePath }[];
   }
 
   owners(): string[] {

@@ -3,7 +3,7 @@
  * outside of the store: `result`) and below `nix/var/nix/profiles`, and running programs. A link in `auto` that leads to a
  * `flake.lock` keeps the sources of the inputs that the lock pins; Nix reads past such links.
  */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { lstat, readdir, readlink, realpath, rename, rm, symlink } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
@@ -14,8 +14,8 @@ import { type BytePath, bytePath, onDisk, shown } from './tree-files.ts';
 
 /** One reason why a path, and all that it refers to, stays. */
 export interface Root {
-  readonly kind: 'link' | 'profile' | 'lock' | 'process';
-  /** Where it is written: a symlink, a flake.lock, `/proc/123/exe`. */
+  readonly kind: 'link' | 'profile' | 'lock' | 'process' | 'flk';
+  /** Where it is written: a symlink, a flake.lock, `/proc/123/exe`; for what a running flk holds: `a running flk (pid 123)`. */
   readonly place: string;
   /** Need not be valid. */
   readonly path: StorePath;
@@ -38,12 +38,14 @@ export type ReadLock = (file: string) => Promise<readonly StorePath[]>;
 
 /** Links to links to …; the system itself follows no more. */
 const maxLinks = 40;
+/** PATH_MAX. */
+const maxPath = 4096;
 /** Folders in folders below `gcroots` and `profiles`. */
 const maxDepth = 32;
 
 /**
- * All roots at this moment but for what running flks hold, which is their secret. Throws FLK_ROOT_UNREADABLE for a link that leads
- * where this user may not look: it could keep anything, and then nothing may be removed.
+ * All roots at this moment, those of other running flks among them. Throws FLK_ROOT_UNREADABLE for a link that leads where this user
+ * may not look: it could keep anything, and then nothing may be removed.
  */
 export async function findRoots(
   store: Store,
@@ -54,6 +56,7 @@ export async function findRoots(
   await search.folder(join(state, 'gcroots'), 'link');
   await search.folder(join(state, 'profiles'), 'profile');
   search.processes(proc);
+  await search.running();
   return search.found();
 }
 
@@ -160,21 +163,37 @@ class RootSearch {
     for (const pid of attempt(() => readdirSync(proc)) ?? []) {
       if (!/^\d+$/.test(pid)) continue;
       const of = join(proc, pid);
-      for (const name of ['exe', 'cwd']) this.#mentions(join(of, name), (place) => readlinkSync(place));
+      for (const name of ['exe', 'cwd']) this.#mentions(of, name, (place) => readlinkSync(place));
       for (const fd of attempt(() => readdirSync(join(of, 'fd'))) ?? [])
-        this.#mentions(join(of, 'fd', fd), (place) => readlinkSync(place));
+        this.#mentions(of, join('fd', fd), (place) => readlinkSync(place));
       for (const name of ['maps', 'environ'])
-        this.#mentions(join(of, name), (place) => readFileSync(place, 'latin1'));
+        this.#mentions(of, name, (place) => readFileSync(place, 'latin1'));
     }
   }
 
+  async running(): Promise<void> {
+    for (const { pid, path } of await this.#store.heldByOthers())
+      this.#add('flk', `a running flk (pid ${pid})`, path);
+  }
+
   /** In a view the store has its logical name, outside its physical one, which ends with the logical. */
-  #mentions(place: string, read: (place: string) => string): void {
+  #mentions(of: string, name: string, read: (place: string) => string): void {
+    const place = join(of, name);
     const text = attempt(() => read(place)) ?? '';
-    for (const [whole] of text.matchAll(mention)) {
+    for (const { 0: whole, index } of text.matchAll(mention)) {
       const path = storePathIn(whole, [storeDir]);
-      if (path !== undefined && this.#store.query(path)) this.#add('process', place, path);
+      if (path === undefined || !this.#store.query(path)) continue;
+      const before = /[^\s\0:="']*$/.exec(text.slice(Math.max(0, index - maxPath), index))?.[0] ?? '';
+      if (!this.#isElsewhere(join(of, 'root', before, path), path)) this.#add('process', place, path);
     }
+  }
+
+  /** Whether what the process sees at a place is surely not this store's path: a builder may use the same one of another store. */
+  #isElsewhere(place: string, path: StorePath): boolean {
+    const [seen, own] = [place, this.#store.physical(path)].map((one) =>
+      attempt(() => lstatSync(onDisk(one))),
+    );
+    return seen !== undefined && own !== undefined && (seen.dev !== own.dev || seen.ino !== own.ino);
   }
 
   #add(kind: Root['kind'], place: BytePath, path: StorePath | undefined): void {

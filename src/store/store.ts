@@ -7,7 +7,14 @@ import { join, resolve } from 'node:path';
 import { compareBytes } from '../base/canonical.ts';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { asFlkError, FlkError, systemCode } from '../base/errors.ts';
-import { isFileLocked, makeFolder, ownerName, takeFileLock, unwritable } from '../base/files.ts';
+import {
+  isFileLocked,
+  isOwnerAlive,
+  makeFolder,
+  ownerName,
+  takeFileLock,
+  unwritable,
+} from '../base/files.ts';
 import { digestOf, type NarHash, sha256, toNixBase32 } from '../formats/hash.ts';
 import { hashTree, NarHasher, type Tree, type TreeSink, walkMended } from '../formats/nar.ts';
 import { baseNameOf, hashPart, makeSourcePath, makeTextPath, type StorePath } from '../formats/store-path.ts';
@@ -84,6 +91,8 @@ export interface Store {
    * Whoever looks whether a path is valid because it will be used holds it first; what this store registers is held by itself.
    */
   hold(paths: Iterable<StorePath>): void;
+  /** What other flks that run now hold of what is recorded, and their process ids. */
+  heldByOthers(): Promise<readonly { readonly pid: number; readonly path: StorePath }[]>;
   /** Adds signatures to a valid path's record; those that it has stay. */
   addSignatures(path: StorePath, signatures: readonly string[]): void;
   /** Begins to sweep. Throws FLK_LOCK_BUSY while another process does. */
@@ -461,6 +470,16 @@ class DiskStore implements Store {
 
   hold(paths: Iterable<StorePath>): void {
     this.#database.hold([...paths]);
+  }
+
+  async heldByOthers(): Promise<readonly { readonly pid: number; readonly path: StorePath }[]> {
+    const held = this.#database.heldByOthers();
+    const owners = [...new Set(held.map(({ owner }) => owner))];
+    const running = await Promise.all(owners.map((owner) => isOwnerAlive(owner)));
+    const alive = new Set(owners.filter((_, i) => running[i]));
+    return held
+      .filter(({ owner }) => alive.has(owner))
+      .map(({ owner, path }) => ({ pid: Number.parseInt(owner, 10), path }));
   }
 
   addSignatures(path: StorePath, signatures: readonly string[]): void {

@@ -1,8 +1,11 @@
+import { spawn } from 'node:child_process';
 import { existsSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { type CliWorld, flakeWorld } from '../support/cli.ts';
 import { servedRepositories } from '../support/git-server.ts';
+
+const program = join(import.meta.dirname, '../../bin/flk.js');
 
 let served: Awaited<ReturnType<typeof servedRepositories>>;
 beforeAll(async () => {
@@ -70,6 +73,35 @@ describe('flk gc', () => {
     // What is gone is built again.
     expect((await world.flk(['build'])).status).toBe(0);
     expect(existsSync(join(world.folder, 'result/top'))).toBe(true);
+  });
+
+  it('tells what a running flk holds', async () => {
+    const world = flakeWorld(`${manifest}  waits:
+    toolchain: host
+    env: { LIB: "{{#lib}}" }
+    buildPhase: echo waiting; sleep 600
+    installPhase: mkdir $out
+`);
+    const lib = await built(world, '.#lib');
+    const loose = await built(world, '.#loose');
+    const args = [program, 'build', '--no-link', '.#waits'];
+    const child = spawn(process.execPath, args, { cwd: world.folder, env: world.env, stdio: 'ignore' });
+    onTestFinished(() => void child.kill('SIGKILL'));
+    const over = new Promise((done) => child.once('exit', done));
+    await expect.poll(async () => (await world.flk(['log', '.#waits'])).stdout).toContain('waiting');
+    const held = `a running flk (pid ${child.pid})`;
+    const dry = JSON.parse((await world.flk(['gc', '--dry-run', '--json'])).stdout);
+    expect(dry.removed.map(({ path }: { path: string }) => path)).toContain(loose);
+    expect(dry.removed.map(({ path }: { path: string }) => path)).not.toContain(lib);
+    expect((await world.flk(['why-alive', lib])).stdout).toContain(`${lib}:\n  ${held}`);
+    expect((await world.flk(['gc', '--print-roots'])).stdout).toContain(`${held} -> ${lib}\n`);
+    expect((await world.flk(['gc'])).status).toBe(0);
+    expect(inStore(world)).toContain('lib');
+    expect(inStore(world)).not.toContain('loose');
+    child.kill('SIGKILL');
+    await over;
+    // The kernel ends the builder a moment later.
+    await expect.poll(async () => (await world.flk(['why-alive', lib])).status).toBe(1);
   });
 
   it('takes derivations too where settings say so', async () => {

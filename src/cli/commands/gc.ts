@@ -12,7 +12,7 @@ import {
   removeGenerations,
   type Wish,
 } from '../../store/generations.ts';
-import { findRoots } from '../../store/roots.ts';
+import { findRoots, type Root } from '../../store/roots.ts';
 import type { Store } from '../../store/store.ts';
 import { parseAge, parseSize } from '../amounts.ts';
 import type { Context } from '../context.ts';
@@ -37,7 +37,7 @@ export async function runGc(context: Context): Promise<number> {
     without: new Set(flags['dry-run'] ? generations : []),
   });
   const { roots, ...counted } = garbage;
-  context.answer({ dryRun: flags['dry-run'], generations, ...counted, roots: roots.length }, () =>
+  context.answer({ dryRun: flags['dry-run'], generations, ...counted, roots: placesOf(roots) }, () =>
     flags['dry-run'] ? forecast(generations, garbage) : summary(generations, garbage),
   );
   return 0;
@@ -77,6 +77,9 @@ async function printRoots(context: Context, store: Store): Promise<number> {
   return 0;
 }
 
+/** One place may keep many paths. */
+const placesOf = (roots: readonly Root[]): number => new Set(roots.map(({ place }) => place)).size;
+
 const count = (number: number, one: string, many = `${one}s`): string =>
   `${number} ${number === 1 ? one : many}`;
 
@@ -93,7 +96,7 @@ function summary(generations: readonly string[], garbage: Garbage): string {
   return [
     `freed ${formatBytes(bytes)}: ${[count(removed.length, 'path'), ...also].join(', ')}`,
     ...(left > 0 ? [`${count(left, 'unused path')} left: in use by a running flk, or enough was freed`] : []),
-    `${count(alive, 'path')} in use, by ${count(roots.length, 'root')}; flk why-alive PATH tells why one is`,
+    `${count(alive, 'path')} in use, by ${count(placesOf(roots), 'root')}; flk why-alive PATH tells why one is`,
   ].join('\n');
 }
 

@@ -36,8 +36,7 @@ function explain(answer: {
 }): string {
   const { path, valid, chains } = answer;
   if (!valid) return `${path}: not in the store`;
-  if (chains.length === 0)
-    return `${path}: nothing: the next flk gc removes it, unless a running flk uses it`;
+  if (chains.length === 0) return `${path}: nothing: the next flk gc removes it`;
   return [
     `${path}:`,
     ...chains.map(({ root, paths }) => `  ${[cleanLine(root.place), ...paths].join('\n    → ')}`),

@@ -177,6 +177,50 @@ describe('findRoots', () => {
     );
   });
 
+  it('lets nothing be kept by a process that uses the same path of another store', async () => {
+    const other = await openStore(join(temporaryFolder(), 'root'));
+    await other.addTree('hello', treeFrom(directory({ a: file('hi') })));
+    const inView = (pid: string, root: string): string => {
+      mkdirSync(join(proc, pid, 'fd'), { recursive: true });
+      symlinkSync(root, join(proc, pid, 'root'));
+      symlinkSync(`${hello}/a`, join(proc, pid, 'fd/3'));
+      return join(proc, pid);
+    };
+    writeFileSync(join(inView('1', other.root), 'environ'), `A=${hello}\0`);
+    const ours = inView('2', store.root);
+    // Where it is not known what lies there, the safe side.
+    const neither = inView('3', temporaryFolder());
+    const outside = inView('4', '/');
+    writeFileSync(join(outside, 'environ'), `A=x:${other.physical(hello)}/a\0`);
+    writeFileSync(join(outside, 'maps'), `7f00-7f01 r-xp 0 0:1 5   ${store.physical(hello)}/a\n`);
+    other.close();
+    const { roots: found } = await roots();
+    expect(found.map(({ place }) => place)).toEqual([
+      join(ours, 'fd/3'),
+      join(neither, 'fd/3'),
+      join(outside, 'fd/3'),
+      join(outside, 'maps'),
+    ]);
+  });
+
+  it('tells what other flks that run hold, if it is valid', async () => {
+    const other = await openStore(store.root);
+    const dead = hello.replace(/-hello$/, '-never') as StorePath;
+    other.hold([hello, dead]);
+    const { default: Database } = await import('libsql');
+    const database = new Database(join(store.root, 'nix/var/flk/store.sqlite'));
+    database
+      .prepare<[string, string]>('INSERT INTO holds (owner, path) VALUES (?, ?)')
+      .run('4194304-1-dead', hello);
+    database.close();
+    // What this one holds itself is no reason.
+    store.hold([hello]);
+    const place = `a running flk (pid ${process.pid})`;
+    expect((await roots()).roots).toEqual([{ kind: 'flk', place, path: hello }]);
+    other.close();
+    expect((await roots()).roots).toEqual([]);
+  });
+
   it('sees a real process', async () => {
     const child = spawn(process.execPath, ['-e', 'console.log(1); setInterval(() => {}, 1000)'], {
       env: { TEST: `x:${hello}/bin` },
