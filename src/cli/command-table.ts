@@ -359,7 +359,7 @@ export const commands = {
     summary: 'Remove from the store what nothing keeps',
     details:
       'What stays: result links and profiles, the inputs of flake.lock files whose flakes were built here, running programs and\nbuilds, and all that these refer to. docs/garbage.md has more.',
-    options: [...common, 'older-than', 'keep', 'max-free', 'dry-run', 'print-roots', 'store'],
+    options: [...common, 'older-than', 'keep', 'max-free', 'max-freed', 'dry-run', 'print-roots', 'store'],
   },
   profile: {
     args: 'COMMAND [ARGUMENTS]',

@@ -221,7 +221,8 @@ export const options = {
     help: 'First remove generations of profiles that were replaced longer ago: 30d, 12h, 2w',
   },
   keep: { kind: 'number', value: 'N', help: 'First remove generations of profiles, but keep the N newest' },
-  'max-free': { kind: 'text', value: 'SIZE', help: 'Stop when so much has been freed: 10G, 500M' },
+  'max-free': { kind: 'text', value: 'SIZE', help: 'Stop when so much of the disk is free: 10G, 500M' },
+  'max-freed': { kind: 'text', value: 'SIZE', help: 'Stop when so much has been freed: 10G, 500M' },
   'print-roots': { kind: 'flag', help: 'Only list what keeps paths, and which' },
   'dry-run': { kind: 'flag', help: 'Only say what would be done' },
   store: {

@@ -26,7 +26,7 @@ export interface GarbageOptions extends Keeping {
   readonly reporter: Reporter;
   readonly signal?: AbortSignal;
   /** Stop once so many bytes have been freed. */
-  readonly maxFree?: number;
+  readonly maxFreed?: number;
   /** Remove nothing and tell what would be; the bytes are then those of NARs. */
   readonly dryRun?: boolean;
   /** Places of roots that count as gone, in a dry run before they are. */
@@ -80,12 +80,12 @@ export async function collectGarbage(store: Store, options: GarbageOptions): Pro
 }
 
 async function foresee(store: Store, options: GarbageOptions): Promise<Garbage> {
-  const { maxFree = Number.POSITIVE_INFINITY } = options;
+  const { maxFreed = Number.POSITIVE_INFINITY } = options;
   const { dead, alive, roots, stale } = await findDead(store, options);
   const removed: Removed[] = [];
   let bytes = 0;
   for (const { path, narSize } of referrersFirst(dead)) {
-    if (bytes >= maxFree) break;
+    if (bytes >= maxFreed) break;
     removed.push({ path, bytes: narSize });
     bytes += narSize;
   }
@@ -94,7 +94,7 @@ async function foresee(store: Store, options: GarbageOptions): Promise<Garbage> 
 }
 
 async function sweep(store: Store, collection: Collection, options: GarbageOptions): Promise<Garbage> {
-  const { reporter, signal, maxFree = Number.POSITIVE_INFINITY } = options;
+  const { reporter, signal, maxFreed = Number.POSITIVE_INFINITY } = options;
   const { dead, alive, roots, stale } = await findDead(store, options);
   for (const link of stale)
     await unlink(link).catch((error: unknown) => {
@@ -107,7 +107,7 @@ async function sweep(store: Store, collection: Collection, options: GarbageOptio
   const total = dead.reduce((sum, { narSize }) => sum + narSize, 0);
   await span(reporter, { type: 'sweep', paths: dead.length }, async (sweeping) => {
     let passed = 0;
-    for (const batch of batches(referrersFirst(dead), () => maxFree - bytes)) {
+    for (const batch of batches(referrersFirst(dead), () => maxFreed - bytes)) {
       throwIfAborted(signal);
       const gone = await collection.remove(batch.map(({ path }) => path));
       for (const one of gone) {

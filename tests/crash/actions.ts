@@ -170,10 +170,12 @@ async function collect(worker: Worker): Promise<void> {
     );
   });
   const options = { keepDerivations: true, keepOutputs: false, reporter: silent, readLock: async () => [] };
-  const maxFree = worker.random() < 0.5 ? {} : { maxFree: below(worker, 200_000) };
-  await collectGarbage(worker.store, { ...options, ...maxFree, proc: '/nowhere' }).catch((error: unknown) => {
-    if (!(error instanceof FlkError && error.code === 'FLK_LOCK_BUSY')) throw error;
-  });
+  const maxFreed = worker.random() < 0.5 ? {} : { maxFreed: below(worker, 200_000) };
+  await collectGarbage(worker.store, { ...options, ...maxFreed, proc: '/nowhere' }).catch(
+    (error: unknown) => {
+      if (!(error instanceof FlkError && error.code === 'FLK_LOCK_BUSY')) throw error;
+    },
+  );
 }
 
 async function sweep(worker: Worker): Promise<void> {

@@ -129,17 +129,32 @@ describe('flk gc', () => {
     const world = flakeWorld(manifest);
     await built(world, '.#loose');
     await built(world, '.');
-    const dry = await world.flk(['gc', '--max-free', '1K', '--dry-run', '--json']);
+    const dry = await world.flk(['gc', '--max-freed', '1K', '--dry-run', '--json']);
     const foreseen = JSON.parse(dry.stdout) as { removed: unknown[]; left: number };
     expect(foreseen.removed.length).toBeGreaterThan(0);
     expect(foreseen.left).toBeGreaterThan(0);
     const { removed, left, bytes } = JSON.parse(
-      (await world.flk(['gc', '--max-free', '1K', '--json'])).stdout,
+      (await world.flk(['gc', '--max-freed', '1K', '--json'])).stdout,
     ) as { removed: unknown[]; left: number; bytes: number };
     expect(bytes).toBeGreaterThanOrEqual(1024);
     expect(left).toBeGreaterThan(0);
     expect(removed.length).toBeGreaterThan(0);
     expect((await world.flk(['gc'])).stdout).toContain('freed');
+    expect(inStore(world)).toEqual([]);
+  });
+
+  it('stops when enough of the disk is free, which may be at once', async () => {
+    const world = flakeWorld(manifest);
+    await built(world, '.#loose');
+    const gc = async (...args: string[]): Promise<{ removed: unknown[]; left: number }> =>
+      JSON.parse((await world.flk(['gc', '--json', ...args])).stdout);
+    // This disk has a byte, and not thousands of terabytes.
+    const enough = await gc('--max-free', '1');
+    expect(enough.removed).toEqual([]);
+    expect(enough.left).toBeGreaterThan(0);
+    expect((await gc('--max-free', '8000T', '--max-freed', '0', '--dry-run')).removed).toEqual([]);
+    expect((await gc('--max-free', '8000T', '--dry-run')).left).toBe(0);
+    expect((await gc('--max-free', '8000T')).left).toBe(0);
     expect(inStore(world)).toEqual([]);
   });
 
@@ -172,6 +187,7 @@ packages:
   it.each([
     [['--older-than', '30'], '30d, 12h or 2w'],
     [['--max-free', 'much'], '10G, or 500M'],
+    [['--max-freed', 'much'], '10G, or 500M'],
     [['--keep', '0'], '--keep 1'],
   ])('refuses %j', async (args, said) => {
     const { status, stderr } = await flakeWorld(manifest).flk(['gc', ...args]);

@@ -1,4 +1,5 @@
 /** `flk gc`: makes room by removing what nothing keeps, old generations of profiles first where that is asked for. */
+import { statfs } from 'node:fs/promises';
 import { FlkError } from '../../base/errors.ts';
 import { formatBytes } from '../../report/text.ts';
 import { collectGarbage, type Garbage } from '../../store/gc.ts';
@@ -20,7 +21,7 @@ import { readLock } from '../live-roots.ts';
 
 export async function runGc(context: Context): Promise<number> {
   const { flags, signal, reporter } = context;
-  const maxFree = flags['max-free'] === undefined ? undefined : parseSize('max-free', flags['max-free']);
+  const limits = limitsOf(context);
   const wish = wishOf(context);
   const store = await context.store();
   if (flags['print-roots']) return await printRoots(context, store);
@@ -33,7 +34,7 @@ export async function runGc(context: Context): Promise<number> {
     keepDerivations,
     keepOutputs,
     dryRun: flags['dry-run'],
-    ...(maxFree === undefined ? {} : { maxFree }),
+    maxFreed: await toBeFreed(store, limits),
     without: new Set(flags['dry-run'] ? generations : []),
   });
   const { roots, ...counted } = garbage;
@@ -41,6 +42,28 @@ export async function runGc(context: Context): Promise<number> {
     flags['dry-run'] ? forecast(generations, garbage) : summary(generations, garbage),
   );
   return 0;
+}
+
+/** How much is to be free on the disk, and to be freed, at most. */
+interface Limits {
+  readonly free: number;
+  readonly freed: number;
+}
+
+/** Throws FLK_USAGE. */
+function limitsOf({ flags }: Context): Limits {
+  const size = (name: 'max-free' | 'max-freed'): number => {
+    const text = flags[name];
+    return text === undefined ? Number.POSITIVE_INFINITY : parseSize(name, text);
+  };
+  return { free: size('max-free'), freed: size('max-freed') };
+}
+
+/** Like Nix's setting `max-free`, the one counts what this user may take of the store's disk as it is at the beginning. */
+async function toBeFreed({ root }: Store, { free, freed }: Limits): Promise<number> {
+  if (free === Number.POSITIVE_INFINITY) return freed;
+  const { bavail, bsize } = await statfs(root);
+  return Math.min(freed, Math.max(0, free - bavail * bsize));
 }
 
 /** Which generations are to go; undefined where nothing was said of them. Throws FLK_USAGE. */
@@ -73,6 +96,7 @@ async function dropGenerations(context: Context, store: Store, wish: Wish): Prom
 
 async function printRoots(context: Context, store: Store): Promise<number> {
   const { roots } = await findRoots(store, { readLock });
+  if (roots.length === 0) context.sayNothing(`nothing in ${store.root} is kept`);
   context.answer(roots, () => roots.map(({ place, path }) => `${place} -> ${path}`).join('\n'));
   return 0;
 }
@@ -95,7 +119,9 @@ function summary(generations: readonly string[], garbage: Garbage): string {
   ];
   return [
     `freed ${formatBytes(bytes)}: ${[count(removed.length, 'path'), ...also].join(', ')}`,
-    ...(left > 0 ? [`${count(left, 'unused path')} left: in use by a running flk, or enough was freed`] : []),
+    ...(left > 0
+      ? [`${count(left, 'unused path')} left: in use by a flk that began meanwhile, or enough is free`]
+      : []),
     `${count(alive, 'path')} in use, by ${count(placesOf(roots), 'root')}; flk why-alive PATH tells why one is`,
   ].join('\n');
 }

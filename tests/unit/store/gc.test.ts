@@ -149,12 +149,12 @@ describe('collectGarbage', () => {
     const base = await add(store, 'base');
     for (let i = 0; i < 20; i++) await add(store, `leaf-${i}`, [base], 'x'.repeat(20_000));
     store = await reopened(store);
-    const garbage = await collectGarbage(store, { ...options, maxFree: 60_000 });
+    const garbage = await collectGarbage(store, { ...options, maxFreed: 60_000 });
     expect(garbage.bytes).toBeGreaterThanOrEqual(60_000);
     expect(garbage.removed.length).toBeLessThan(6);
     expect(garbage.left).toBe(21 - garbage.removed.length);
     expect(store.closure(store.paths())).toHaveLength(garbage.left);
-    expect((await collectGarbage(store, { ...options, maxFree: 0 })).removed).toEqual([]);
+    expect((await collectGarbage(store, { ...options, maxFreed: 0 })).removed).toEqual([]);
     expect((await collectGarbage(store, options)).left).toBe(0);
     expect(store.paths()).toEqual([]);
   });
