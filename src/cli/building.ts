@@ -68,6 +68,20 @@ export async function buildTargets(
   );
 }
 
+/** What `buildTargets` would give, with nothing built that its paths do not depend on; what does not fail here may fail there. */
+export async function planTargets(
+  context: Context,
+  targets: readonly string[],
+): Promise<readonly NamedTarget[]> {
+  const { packages, sources, failures } = await instantiateTargets(context, targets);
+  if (failures.length > 0) throw allOf(failures.map(asFlkError));
+  return packages.map((planned, i) => {
+    const made = planned.derivations.get(planned.top)?.derivation.outputs;
+    const outputs = new Map([...(made ?? [])].map(([name, { path }]) => [name, path]));
+    return { ...targetOf(planned, made ? outputs : new Map([['out', planned.top]])), source: sources[i]! };
+  });
+}
+
 /** What would be built, and by whom. */
 export interface ForeseenBuild
   extends Pick<Forecast['build'][number], 'drvPath' | 'name' | 'outputs' | 'why'> {

@@ -144,6 +144,7 @@ export interface SubstituterRequest {
   readonly expected?: ReadonlyMap<StorePath, NarHash>;
   /** Instead of the context's. */
   readonly store?: SubstitutedStore;
+  readonly reporter?: Reporter;
 }
 
 /** A substituter for these caches alone. Throws FLK_USAGE and FLK_KEY_INVALID. */
@@ -165,7 +166,7 @@ export async function openSubstituterOf(
     caches: opened.map((cache) => ({ ...cache, trusted: trusted || cache.trusted })),
     publicKeys,
     answers,
-    reporter: context.reporter,
+    reporter: request.reporter ?? context.reporter,
     signal: context.signal,
     ...(expected === undefined ? {} : { expected }),
   });

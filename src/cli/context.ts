@@ -273,6 +273,11 @@ export class Context {
     return this.#stdout.isTTY === true;
   }
 
+  /** For people whose answer is empty: why it is. Programs read that from the answer itself. */
+  sayNothing(why: string): void {
+    if (!this.flags.json && !this.flags.quiet) this.report.say(why);
+  }
+
   /** Prints a command's result: the data itself under `--json`, else what `human` makes of it, if anything. */
   answer(data: unknown, human: () => string): void {
     this.print(this.flags.json ? JSON.stringify(data, null, 2) : human());

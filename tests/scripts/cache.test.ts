@@ -86,7 +86,8 @@ describe('flk cache push and pull', () => {
     const pull = ['cache', 'pull', server.base, path, '--store', 'other'];
     const untrusted = await world.flk(pull);
     expect(untrusted.status).toBe(4);
-    expect(untrusted.stderr).toContain('FLK_CACHE_UNTRUSTED');
+    expect(untrusted.stderr).toMatch(/^error\[FLK_CACHE_UNTRUSTED\] no key that you trust has signed /);
+    expect(untrusted.stderr.split(path)).toHaveLength(2);
     expect(existsSync(join(world.folder, 'other', path))).toBe(false);
     const trusted = await world.flk([...pull, '--trusted-public-key', publicKey]);
     expect(trusted.status, trusted.stderr).toBe(0);

@@ -1,17 +1,20 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   existsSync,
   lstatSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   rmSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { findTool } from '../../src/build/engines/host.ts';
+import { canNamespace } from '../support/builds.ts';
 import { type CliWorld, flakeWorld } from '../support/cli.ts';
 
 const hello = (version: string, text = version): string => `packages:
@@ -98,9 +101,67 @@ describe('flk profile', () => {
     expect((await world.flk(['profile', 'history'])).stdout).toMatch(/^generation 3, .* \(current\)\n/);
   });
 
+  it('says with --dry-run what would change, and builds nothing', async () => {
+    const world = flakeWorld(hello('1.0'));
+    const built = (): string[] =>
+      readdirSync(join(world.home, 'data/flk/nix/store')).filter((name) => /-hello-[\d.]+$/.test(name));
+    const install = await world.flk(['profile', 'install', '.', '--dry-run']);
+    expect(install.stderr).toMatch(/would become:\n {2}hello: ∅ → 1\.0\n$/);
+    expect(built()).toEqual([]);
+    await world.flk(['profile', 'install', '.']);
+    writeFileSync(join(world.folder, 'flake.yaml'), hello('2.0'));
+    const upgrade = await world.flk(['profile', 'upgrade', '--dry-run']);
+    expect(upgrade.stderr).toMatch(/would become:\n {2}hello: 1\.0 → 2\.0\n$/);
+    expect(built()).toHaveLength(1);
+    writeFileSync(join(world.folder, 'flake.yaml'), hello('1.0'));
+    expect((await world.flk(['profile', 'upgrade', '--dry-run'])).stderr).toMatch(/nothing changed\n$/);
+  });
+
+  it.skipIf(!canNamespace)(
+    `stays as it is in a store that is only read${canNamespace ? '' : ' (no user namespaces)'}`,
+    async () => {
+      const world = flakeWorld(hello('1.0'));
+      await world.flk(['profile', 'install', '.']);
+      const store = join(world.home, 'data/flk');
+      const script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"';
+      const flk = (...args: string[]) =>
+        spawnSync(
+          'unshare',
+          ['-rm', 'sh', '-c', script, 'sh', store, process.execPath, program, 'profile', ...args],
+          {
+            cwd: world.folder,
+            env: world.env,
+            encoding: 'utf8',
+          },
+        );
+      for (const args of [
+        ['install', '.#other'],
+        ['remove', 'hello'],
+        ['upgrade'],
+        ['rollback'],
+        ['wipe-history'],
+      ]) {
+        const { status, stderr } = flk(...args);
+        expect(stderr).toContain('error[FLK_FILE_UNWRITABLE] the profile ');
+        expect(stderr).toContain(`cannot be changed: its store ${store} can only be read`);
+        expect(status).toBe(2);
+      }
+      expect(flk('list')).toMatchObject({ status: 0, stdout: expect.stringContaining('hello') });
+      expect(flk('history')).toMatchObject({ status: 0, stdout: expect.stringContaining('generation 1') });
+    },
+  );
+
   it('lists as nix profile does', async () => {
     const world = flakeWorld(hello('1.0'));
-    expect((await world.flk(['profile', 'list'])).stdout).toBe('');
+    const place = join(world.home, 'data/flk/nix/var/nix/profiles/per-user', userInfo().username, 'profile');
+    for (const [word, said] of [
+      ['list', `nothing is installed in ${place}\n`],
+      ['history', `${place} has no generation yet\n`],
+    ] as const) {
+      const { status, stdout, stderr } = await world.flk(['profile', word]);
+      expect({ status, stdout, stderr }).toEqual({ status: 0, stdout: '', stderr: said });
+    }
+    expect(await json(world, 'profile', 'history')).toEqual([]);
     await world.flk(['profile', 'add', '.#hello', '--priority', '3']);
     const { elements, version } = (await json(world, 'profile', 'list')) as {
       elements: { hello: { storePaths: string[] } };

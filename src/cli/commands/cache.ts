@@ -105,6 +105,12 @@ async function pull(context: Context, url: string, names: readonly string[]): Pr
     caches: [url],
     publicKeys: [...settings.trustedPublicKeys, ...context.flags['trusted-public-key']],
     ...(settings.requireSigs ? {} : { trusted: true }),
+    // What is not to be trusted is the error here.
+    reporter: {
+      emit: (event) => {
+        if (event.kind !== 'notice' || event.notice.type !== 'cache-untrusted') context.reporter.emit(event);
+      },
+    },
   });
   const missing: StorePath[] = [];
   for (const path of paths) {

@@ -29,7 +29,7 @@ import {
   versionOf,
 } from '../../store/profile.ts';
 import type { Store } from '../../store/store.ts';
-import { buildTargets } from '../building.ts';
+import { buildTargets, type NamedTarget, planTargets } from '../building.ts';
 import { building, common, locking, network } from '../command-table.ts';
 import type { Context } from '../context.ts';
 import type { OptionName } from '../options.ts';
@@ -70,13 +70,14 @@ export async function runProfile(context: Context): Promise<number> {
 async function runInstall(context: Context, args: readonly string[]): Promise<number> {
   const priority = priorityOf(context);
   const store = await context.store();
+  assertChangeable(context, store, profilePlace(context, store));
   const paths = args.filter((arg) => arg.startsWith(`${storeDir}/`)).map(parseStorePath);
   store.hold(paths);
   for (const path of paths)
     if (!store.query(path))
       throw new FlkError('FLK_STORE_PATH_UNKNOWN', `${path} is not in the store ${store.root}`);
   const flakes = args.filter((arg) => !arg.startsWith(`${storeDir}/`));
-  const built = flakes.length === 0 ? [] : await buildTargets(context, flakes);
+  const built = await made(context, flakes);
   const added: ProfileElement[] = [...paths.map((path) => ({ active: true, priority, storePaths: [path] }))];
   for (const { outputs, source } of built)
     added.push({
@@ -93,6 +94,22 @@ async function runInstall(context: Context, args: readonly string[]): Promise<nu
     }
     return after;
   });
+}
+
+/** Builds packages; under `--dry-run` only finds out what they will be. */
+async function made(context: Context, targets: readonly string[]): Promise<readonly NamedTarget[]> {
+  if (targets.length === 0) return [];
+  return await (context.flags['dry-run'] ? planTargets : buildTargets)(context, targets);
+}
+
+/** Before anything is built: a profile in a store that is only read stays as it is. Throws FLK_FILE_UNWRITABLE. */
+function assertChangeable(context: Context, store: Store, profile: string): void {
+  if (!store.readOnly || context.flags['dry-run'] || !profile.startsWith(`${store.root}/`)) return;
+  throw new FlkError(
+    'FLK_FILE_UNWRITABLE',
+    `the profile ${profile} cannot be changed: its store ${store.root} can only be read`,
+    { hint: 'choose a store that is yours to write with --store; flk shell runs programs out of this one' },
+  );
 }
 
 /** Throws FLK_USAGE. */
@@ -129,10 +146,11 @@ async function runRemove(context: Context, args: readonly string[]): Promise<num
 
 async function runUpgrade(context: Context, args: readonly string[]): Promise<number> {
   const wanted = namesWanted(context, args);
-  const { current } = readGenerations(profilePlace(context, await context.store()));
-  const manifest: ProfileManifest = current
-    ? await readManifest(await context.store(), current.path)
-    : new Map();
+  const store = await context.store();
+  const profile = profilePlace(context, store);
+  assertChangeable(context, store, profile);
+  const { current } = readGenerations(profile);
+  const manifest: ProfileManifest = current ? await readManifest(store, current.path) : new Map();
   const elements = chosen(manifest, wanted).flatMap((name) => {
     const element = manifest.get(name);
     if (element?.source) return [{ name, source: element.source }];
@@ -143,7 +161,7 @@ async function runUpgrade(context: Context, args: readonly string[]): Promise<nu
   const targets = elements.map(
     ({ source }) => `${source.originalUrl}#${[source.attrPath, ...(source.outputs ?? [])].join('.')}`,
   );
-  const built = targets.length === 0 ? [] : await buildTargets(context, targets);
+  const built = await made(context, targets);
   const fresh = await Promise.all(
     built.map(async ({ outputs, source }) => ({ outputs, url: (await source()).url })),
   );
@@ -187,6 +205,7 @@ async function change(
 ): Promise<number> {
   const store = await context.store();
   const profile = profilePlace(context, store);
+  assertChangeable(context, store, profile);
   const done = await changeProfile(store, profile, make, {
     script: await launchersFor(store),
     dryRun: context.flags['dry-run'],
@@ -225,8 +244,10 @@ function changeLine({ name, kind, from, to }: ElementChange): string {
 
 async function runList(context: Context): Promise<number> {
   const store = await context.store();
-  const { current } = readGenerations(profilePlace(context, store));
+  const profile = profilePlace(context, store);
+  const { current } = readGenerations(profile);
   const manifest: ProfileManifest = current ? await readManifest(store, current.path) : new Map();
+  if (manifest.size === 0) context.sayNothing(`nothing is installed in ${profile}`);
   // What Nix has installed may hold passwords in its URLs.
   const shown = new Map([...manifest].map(([name, element]) => [name, withoutSecrets(element)]));
   context.answer(manifestJson(shown), () => [...shown].map(listing).join('\n\n'));
@@ -261,7 +282,9 @@ function listing([name, element]: readonly [string, ProfileElement]): string {
 
 async function runHistory(context: Context): Promise<number> {
   const store = await context.store();
-  const { all, current } = readGenerations(profilePlace(context, store));
+  const profile = profilePlace(context, store);
+  const { all, current } = readGenerations(profile);
+  if (all.length === 0) context.sayNothing(`${profile} has no generation yet`);
   const rows: HistoryRow[] = [];
   let before: ProfileManifest = new Map();
   for (const generation of all) {
@@ -358,6 +381,7 @@ async function switchProfile(
 ): Promise<number> {
   const store = await context.store();
   const profile = profilePlace(context, store);
+  assertChangeable(context, store, profile);
   const isDry = context.flags['dry-run'];
   const { from, to } = await changingProfile(
     profile,
@@ -383,6 +407,7 @@ async function switchProfile(
 async function runWipeHistory(context: Context): Promise<number> {
   const store = await context.store();
   const profile = profilePlace(context, store);
+  assertChangeable(context, store, profile);
   const wish = wishOf(context) ?? {};
   const isDry = context.flags['dry-run'];
   const gone = await changingProfile(
