@@ -12,6 +12,8 @@ export interface Builder {
   readonly features: readonly string[];
   /** Builds at a time. */
   readonly jobs: number;
+  /** Why it takes nothing at all in this run. */
+  readonly barred?: string | undefined;
 }
 
 type Wanted = Pick<PlannedDerivation, 'derivation' | 'toolchain' | 'name'>;
@@ -206,9 +208,10 @@ const reasonOf = ({ engine }: Builder, { message }: FlkError): string =>
   message.startsWith(`${engine.name}: `) ? message.slice(engine.name.length + 2) : message;
 
 function refusalOf(
-  { engine, systems, features }: Builder,
+  { engine, systems, features, barred }: Builder,
   wanted: Wanted,
 ): Omit<PassedOver, 'builder'> | undefined {
+  if (barred !== undefined) return { reason: barred };
   const { system, env } = wanted.derivation;
   if (!systems.includes(system)) return { reason: `it builds for ${systems.join(', ')}, not for ${system}` };
   const lacking = wordsOf(env.get('requiredSystemFeatures')).filter((name) => !features.includes(name));

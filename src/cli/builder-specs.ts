@@ -11,7 +11,7 @@ interface CommonSpec {
 }
 
 /** On the Remote Execution API's side of the network. */
-interface RemoteSpec extends CommonSpec {
+export interface RemoteSpec extends CommonSpec {
   readonly kind: 'remote';
   /** `grpc://HOST:PORT`, `grpcs://HOST[:443]` or `unix:/PATH`. */
   readonly address: string;

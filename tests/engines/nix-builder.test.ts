@@ -1,21 +1,20 @@
 /** flk builds in a real Nix: what it takes from there and what it does not, whom Nix must trust, and `--builders` by hand. */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath, pathToFileURL } from 'node:url';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { BuildRequest, Engine } from '../../src/build/engines/engine.ts';
 import { nixEngine } from '../../src/build/engines/nix.ts';
 import { hashTree } from '../../src/formats/nar.ts';
 import type { StorePath } from '../../src/formats/store-path.ts';
-import { tarOf } from '../support/archives.ts';
 import { type CliWorld, cliWorld } from '../support/cli.ts';
 import { Bench } from '../support/engine-contract.ts';
 import { errorOf } from '../support/errors.ts';
 import { enginesRoot, nixAvailable, nixCommand, nixPrograms, nixReason } from '../support/nix.ts';
+import { writePinnedFlake } from '../support/pinned-flake.ts';
 import { temporaryFolder } from '../support/temp.ts';
-import { programFiles, treeOfFiles } from '../support/toolchain.ts';
 import { file, treeFrom } from '../support/trees.ts';
 
 const engineOf = (bench: Bench, programs = nixPrograms()): Engine =>
@@ -188,22 +187,7 @@ describe.skipIf(!nixAvailable())(`flk build --builders ${nixReason}`, () => {
   beforeAll(async () => {
     world = cliWorld();
     nix = `nix=${join(nixPrograms(), 'nix')}`;
-    const files = programFiles(['sh', 'mkdir', 'cp', 'chmod', 'rm', 'cat']);
-    const tools = treeOfFiles(files);
-    const entries = [...files].map(([path, place]) => ({ path, contents: readFileSync(place), mode: 0o755 }));
-    writeFileSync(join(world.folder, 'tools.tar'), tarOf(...entries));
-    const { narHash } = await hashTree(treeFrom(tools));
-    const url = pathToFileURL(join(world.folder, 'tools.tar')).href;
-    writeFileSync(
-      join(world.folder, 'flake.yaml'),
-      `packages:
-  base: { fetch: { url: "${url}", hash: "${narHash}", unpack: true, stripRoot: false } }
-  lib: { toolchain: "#base", installPhase: "echo ${word} > $out" }
-  default: { toolchain: "#base", buildInputs: ["#lib"], installPhase: "echo building; cat {{#lib}} > $out" }
-  host: { toolchain: host, installPhase: "echo ${word} > $out" }
-  broken: { toolchain: "#base", installPhase: "echo so it goes; exit 3" }
-`,
-    );
+    await writePinnedFlake(world.folder, word);
   });
 
   it('gives the bytes that it gives here, and says where it builds', async () => {
