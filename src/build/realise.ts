@@ -466,8 +466,10 @@ function combined(name: string, failures: readonly unknown[]): FlkError {
   if (interrupted) return interrupted;
   // What was never started says nothing about why.
   const causes = errors.filter(({ code, cause }) => code !== 'FLK_DEPENDENCY_FAILED' || cause !== undefined);
-  const [first, ...others] = causes.length > 0 ? causes : errors;
-  if (first && others.length === 0) return first.within(name);
+  const [first, ...others] = causes;
+  // Nor does one that waited for several of them.
+  if (first === undefined) return errors[0]!.within(name);
+  if (others.length === 0) return first.within(name);
   return new FlkError('FLK_DEPENDENCY_FAILED', `${causes.length} of the things that ${name} needs failed`, {
     facts: Object.fromEntries(causes.map((error) => [error.trail.at(-1) ?? error.code, error.message])),
     trail: [name],

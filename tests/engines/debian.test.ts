@@ -1,12 +1,14 @@
-/** A toolchain made of Debian's packages by `fetch` and `merge` alone, and a C library and program built by it, twice. */
+/** A toolchain made of Debian's packages by `fetch` and `merge` alone, and a C library and program built by it, twice, and by each engine. */
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { limiter } from '../../src/base/concurrency.ts';
 import { debianFlake, learnPackages, packageName } from '../../test-repos/debian/flake.mjs';
 import { type CliWorld, cliWorld } from '../support/cli.ts';
 import { fileServer } from '../support/file-server.ts';
+import { nixAvailable, nixPrograms } from '../support/nix.ts';
+import { type BuildBox, buildBox, noBuildBox } from '../support/reapi.ts';
 import { temporaryFolder } from '../support/temp.ts';
 
 const works = (...command: [string, ...string[]]): boolean =>
@@ -94,5 +96,47 @@ describe.skipIf(reason)(
       const hashOf = (store: string) => flk('hash', 'path', join(store, out));
       expect(await hashOf(other)).toBe(await hashOf(join(world.home, 'data/flk')));
     }, 600_000);
+
+    const elsewhere = {
+      Nix: {
+        absent: nixAvailable() ? undefined : 'no Nix',
+        builder: async () => `nix=${join(nixPrograms(), 'nix')}`,
+      },
+      BuildBox: {
+        absent: noBuildBox,
+        builder: async () => {
+          box = await buildBox();
+          return `remote=${box.address}`;
+        },
+      },
+    };
+    let box: BuildBox | undefined;
+    afterAll(() => box?.kill());
+
+    for (const [engine, { absent, builder }] of Object.entries(elsewhere))
+      it.skipIf(absent)(
+        `gives the same bytes from ${engine}${absent ? ` (skipped: ${absent})` : ''}`,
+        async () => {
+          const store = join(world.home, `store-${engine}`);
+          const there = ['--store', store];
+          const out = await flk(
+            'build',
+            '--no-link',
+            '--print-out-paths',
+            '--builders',
+            await builder(),
+            ...there,
+            '.#greet',
+          );
+          const infoOf = async (...where: string[]) => {
+            const { narHash, narSize, references } = JSON.parse(
+              await flk('store', 'path-info', '--json', out, ...where),
+            )[out];
+            return { narHash, narSize, references };
+          };
+          expect(await infoOf(...there)).toEqual(await infoOf());
+        },
+        600_000,
+      );
   },
 );

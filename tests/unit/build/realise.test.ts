@@ -397,6 +397,20 @@ describe('realise', () => {
       expect([...before, ...stubborn.requests].sort()).toEqual(['after-good', 'broken', 'good', 'late']);
     });
 
+    it('is told alone where others were not started', async () => {
+      const graph = new Graph()
+        .add('broken')
+        .add('late')
+        .add('later')
+        .add('middle', { needs: ['late', 'later'] })
+        .add('top', { needs: ['broken', 'middle'] });
+      // Whichever of the three has its turn first.
+      const engine = new FakeEngine({ broken: failing, late: failing, later: failing });
+      const error = await errorOf(run(engine, graph.top('top'), { jobs: 1 }));
+      expect(error).toMatchObject({ code: 'FLK_BUILD_FAILED', trail: expect.arrayContaining(['top']) });
+      expect(engine.requests).toHaveLength(1);
+    });
+
     it('of several things names them all', async () => {
       const graph = new Graph()
         .add('one')
