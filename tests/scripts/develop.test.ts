@@ -1,9 +1,10 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, readlinkSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { type CliWorld, flakeWorld } from '../support/cli.ts';
 
+const program = join(import.meta.dirname, '../../bin/flk.js');
 const canMount = spawnSync('unshare', ['--user', '--map-root-user', '--mount', 'true']).status === 0;
 const hasBash = spawnSync('bash', ['-c', ':']).status === 0;
 const title = canMount ? 'flk develop' : 'flk develop (no namespaces on this machine)';
@@ -55,6 +56,62 @@ describe.skipIf(!canMount)(title, () => {
     ]);
     expect(status, stderr).toBe(4);
     expect(stdout).toMatch(/^hook\ntool a \S+\nfound\nfound\n$/);
+  });
+
+  for (const [shell, hook] of [
+    ['bash', 'greets'],
+    ['zsh', 'greets'],
+    ['fish', undefined],
+  ] as const) {
+    const place = spawnSync('sh', ['-c', `command -v ${shell}`], { encoding: 'utf8' }).stdout.trim();
+    const missing = place === '' ? ` (skipped: no ${shell})` : '';
+    it.skipIf(missing !== '')(`is a ${shell} for who uses that${missing}`, async () => {
+      const made = flakeWorld(
+        manifest.replace('echo hook;', 'echo hook; greet() { echo greets; };'),
+        { word: 'word\n' },
+        { SHELL: place },
+      );
+      // A real pipe: fish takes the socket that Node gives for a folder.
+      const typed = (input: string, ...args: string[]) =>
+        spawnSync(
+          'sh',
+          ['-c', 'printf "%s\\n" "$0" | exec "$@"', input, process.execPath, program, ...args],
+          {
+            cwd: made.folder,
+            env: made.env,
+            encoding: 'utf8',
+          },
+        );
+      const input = `tool a; cat $HOOKED${hook === undefined ? '' : '; greet'}`;
+      const { stdout, stderr, status } = typed(input, 'develop');
+      expect(stdout, stderr).toMatch(/^hook\ntool a \S+\nfound\nfound\n(greets\n)?$/);
+      expect(stdout.includes('greets')).toBe(hook !== undefined);
+      expect(status).toBe(0);
+      const packages = typed('tool b; echo $FLK_SHELL', 'shell', '.#lib');
+      expect(packages.stdout, packages.stderr).toMatch(/^tool b \S+\nfound\nlib\n$/);
+    });
+  }
+
+  const hasDirenv = spawnSync('direnv', ['version']).status === 0;
+  it.skipIf(!hasDirenv)(`is what direnv loads${hasDirenv ? '' : ' (skipped: no direnv)'}`, async () => {
+    const made = world();
+    writeFileSync(
+      join(made.folder, '.envrc'),
+      `use_flk() { watch_file flake.yaml flake.lock; eval "$(${process.execPath} ${program} develop "$@" --print-env)"; }\nuse flk\n`,
+    );
+    const direnv = (...args: string[]) =>
+      spawnSync('direnv', args, { cwd: made.folder, env: { ...made.env }, encoding: 'utf8' });
+    expect(direnv('allow', '.').status).toBe(0);
+    const { status, stdout, stderr } = direnv('exec', '.', 'sh', '-c', 'tool a; cat $HOOKED $DATA');
+    expect(stdout, stderr).toMatch(/tool a \S+\nfound\nfound\nfound\n$/);
+    expect(status).toBe(0);
+    // What was loaded is undone, and done again, in each shell's own words.
+    for (const [shell, word] of [
+      ['bash', /export DATA=/],
+      ['zsh', /export DATA=/],
+      ['fish', /set -x -g '?DATA'? /],
+    ] as const)
+      expect(direnv('export', shell).stdout).toMatch(word);
   });
 
   it('gives a package what it is built with, and takes a shell before a package', async () => {

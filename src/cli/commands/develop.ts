@@ -230,7 +230,10 @@ async function startOf(
       const own = env.ZDOTDIR ?? env.HOME;
       const read = (name: string): string =>
         own === undefined ? '' : `[ ! -e ${quote(join(own, name))} ] || . ${quote(join(own, name))}\n`;
-      await writeFile(join(folder, '.zshenv'), read('.zshenv'));
+      // Where its input is no terminal, zsh reads no .zshrc.
+      await writeFile(file, `${restored('ZDOTDIR', env)}${script}`);
+      const quiet = `[[ -o interactive ]] || . ${quote(file)}\n`;
+      await writeFile(join(folder, '.zshenv'), `${read('.zshenv')}${quiet}`);
       await writeFile(join(folder, '.zshrc'), `${restored('ZDOTDIR', env)}${read('.zshrc')}${script}`);
       return { argv: [shell], extra: { ZDOTDIR: folder } };
     }
