@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { open, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { FlkError, systemCode } from '../base/errors.ts';
@@ -156,7 +156,7 @@ export class CacheUploads {
   }
 
   async #putArchive(address: string, body: AsyncIterable<Buffer>): Promise<void> {
-    this.#forgetOld();
+    await this.#forgetOld();
     const waitingBytes = [...this.#waiting.values()].reduce((sum, { size }) => sum + size, 0);
     const room = Math.min(this.#options.maxArchive, this.#options.maxWaiting - waitingBytes);
     if (room <= 0 || this.#waiting.size >= mostWaiting)
@@ -180,15 +180,15 @@ export class CacheUploads {
     }
   }
 
-  #forgetOld(): void {
+  async #forgetOld(): Promise<void> {
     const oldest = Date.now() - this.#options.patience;
-    for (const [address, { since }] of this.#waiting) if (since < oldest) this.#forget(address);
+    for (const [address, { since }] of [...this.#waiting]) if (since < oldest) await this.#forget(address);
   }
 
-  #forget(address: string): void {
+  async #forget(address: string): Promise<void> {
     const waiting = this.#waiting.get(address);
     this.#waiting.delete(address);
-    if (waiting) void rm(waiting.file, { force: true });
+    if (waiting) await rm(waiting.file, { force: true });
   }
 
   async #putNarInfo(part: string, text: string): Promise<void> {
@@ -205,7 +205,7 @@ export class CacheUploads {
       // Whoever puts the same path at the same time finds it there.
       return store.withPathLocks([info.path], () => this.#register(store, info));
     });
-    this.#forget(info.url);
+    await this.#forget(info.url);
   }
 
   async #register(store: Store, info: NarInfo): Promise<void> {
@@ -242,16 +242,19 @@ export class CacheUploads {
   /** The archive that a narinfo speaks of, unpacked. */
   async #source(store: Store, info: NarInfo): Promise<AsyncIterable<Buffer>> {
     const waiting = this.#waiting.get(info.url);
-    if (!waiting) {
+    const file = waiting && (await openIfThere(waiting.file));
+    if (!waiting || !file) {
       // Another path with the same content may have used it up.
       const same = this.#uploaded(store, info.url);
       if (!same) throw new UploadRefused(422, `${info.url} was not put here before its narinfo`);
       return readNar(store.physical(same.path));
     }
-    const { size } = await stat(waiting.file);
-    if ((info.fileHash ?? waiting.hash) !== waiting.hash || (info.fileSize ?? size) !== size)
+    const { size, hash } = waiting;
+    if ((info.fileHash ?? hash) !== hash || (info.fileSize ?? size) !== size) {
+      await file.close();
       throw new UploadRefused(422, `${info.url} is not the file that the narinfo of ${info.path} speaks of`);
-    return decompress(createReadStream(waiting.file, { highWaterMark: 256 * 1024 }), info.compression);
+    }
+    return decompress(file.createReadStream({ highWaterMark: 256 * 1024 }), info.compression);
   }
 }
 
@@ -305,6 +308,15 @@ async function unpack(
     throw error;
   } finally {
     writer.close();
+  }
+}
+
+async function openIfThere(file: string): Promise<FileHandle | undefined> {
+  try {
+    return await open(file);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
   }
 }
 
