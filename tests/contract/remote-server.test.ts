@@ -359,6 +359,25 @@ describe('a server that fails', () => {
     expect(await failure(engine, { env: { N: '3' } })).toMatchObject({ code: 'FLK_BUILDER_UNAVAILABLE' });
   });
 
+  it('by a condition of its own: its reason is told', async () => {
+    server.outcome = () => ({ status: { code: 9, message: 'no workers for this platform' } });
+    expect(await errorOf(engineFor().build(request()))).toMatchObject({
+      code: 'FLK_BUILDER_UNAVAILABLE',
+      facts: { reason: 'no workers for this platform' },
+    });
+  });
+
+  it('by a time limit of its own: nobody asks again', async () => {
+    server.outcome = () => ({ status: { code: 4, message: 'no more than an hour' } });
+    const { limits, ...unlimited } = request();
+    const { timeout: _, ...others } = limits;
+    expect(await errorOf(engineFor().build({ ...unlimited, limits: others }))).toMatchObject({
+      code: 'FLK_BUILD_TIMEOUT',
+      facts: { reason: 'no more than an hour' },
+    });
+    expect(server.ran).toHaveLength(1);
+  });
+
   it('by losing outputs that it remembers: they are built again', async () => {
     await built(engineFor());
     server.blobs.delete(keyOf(blobDigest(Buffer.from('built\n'))));

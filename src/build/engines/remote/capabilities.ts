@@ -26,6 +26,8 @@ export const zstdEncoder = Reflect.get(zlib, 'createZstdCompress') as (() => Tra
 
 /** gRPC's own limit on a message is 4 MiB, of which a part is not blobs. */
 const mostBatchBytes = 4 * 2 ** 20 - 64 * 1024;
+/** Where a server names no limit it may have one: 2 MiB have been seen. */
+const usualBatchBytes = 2 ** 20;
 const outputPathsSince = 1;
 
 /** Throws FLK_BUILDER_UNAVAILABLE, with the reason, where the server cannot do what a build needs. */
@@ -48,7 +50,7 @@ export function abilitiesOf(capabilities: ServerCapabilities, builder: string): 
   if (high && high.major < 2) return refuse(`it speaks version ${high.major} of the API, flk version 2`);
   const { maxBatchTotalSizeBytes: batch, maxCasBlobSizeBytes: blob } = cache;
   return {
-    batchBytes: batch > 0 ? Math.min(batch, mostBatchBytes) : mostBatchBytes,
+    batchBytes: batch > 0 ? Math.min(batch, mostBatchBytes) : usualBatchBytes,
     maxBlobBytes: blob > 0 ? blob : Number.POSITIVE_INFINITY,
     outputPaths: high !== undefined && (high.major > 2 || high.minor >= outputPathsSince),
     zstd: cache.supportedCompressors.includes(Compressor.ZSTD) && zstdEncoder !== undefined,

@@ -69,7 +69,7 @@ export class CallFailure extends Error {
   }
 }
 
-export const isFailure = (error: unknown, status: number): boolean =>
+export const isFailure = (error: unknown, status: number): error is CallFailure =>
   error instanceof CallFailure && error.status === status;
 
 /** How often a call that failed is tried again, and after how many milliseconds first; then twice as many, up to `longest`. */

@@ -61,6 +61,10 @@ class Execution {
   /** The server's name for it, once it has one, until it is over. */
   #operation = '';
   #losses = 0;
+  /** What the server said of it the last time. */
+  #lossReason = '';
+  /** The server told how the last run ended, so that it was no call that broke off. */
+  #isTold = false;
   #overtime: NodeJS.Timeout | undefined;
 
   constructor(action: Digest, options: ExecuteOptions) {
@@ -77,15 +81,20 @@ class Execution {
       let began = 0;
       const result = await connection.persist(
         'the build',
-        { signal: this.#signal, progressed: () => Date.now() - began > longCall },
+        { signal: this.#signal, progressed: () => !this.#isTold && Date.now() - began > longCall },
         () => {
           began = Date.now();
+          this.#isTold = false;
           return this.#attend();
         },
       );
       if (result) return result;
       if (++this.#losses > maxLosses)
-        throw new FlkError('FLK_BUILDER_UNAVAILABLE', 'the remote builder loses what it is sent');
+        throw new FlkError(
+          'FLK_BUILDER_UNAVAILABLE',
+          'the remote builder loses what it is sent, or cannot run it',
+          { facts: { reason: this.#lossReason } },
+        );
     }
   }
 
@@ -120,7 +129,7 @@ class Execution {
         if (operation.done) return this.#outcome(operation);
       }
     } catch (error) {
-      if (isFailure(error, code.failedPrecondition)) return this.#forgotten();
+      if (isFailure(error, code.failedPrecondition)) return this.#forgotten(error.message);
       if (!waits || !isFailure(error, code.notFound)) throw error;
       // It was restarted, perhaps.
       this.#operation = '';
@@ -153,9 +162,10 @@ class Execution {
 
   #failed(status: number, reason: string): undefined {
     const { timeout } = this.#options.request.limits;
+    this.#isTold = true;
     switch (status) {
       case code.failedPrecondition:
-        return this.#forgotten();
+        return this.#forgotten(reason);
       case code.internal:
       case code.unknown:
         // Not what the builder did: what should have run it, or taken its outputs, could not.
@@ -164,12 +174,17 @@ class Execution {
         });
       case code.deadlineExceeded:
         if (timeout !== undefined) throw tooLate(timeout);
+        throw new FlkError('FLK_BUILD_TIMEOUT', 'the remote builder has a time limit of its own', {
+          facts: { reason },
+          hint: 'have the server’s limit raised, or ask it for the time with --timeout',
+        });
     }
     throw new CallFailure(status, reason);
   }
 
-  #forgotten(): undefined {
+  #forgotten(reason: string): undefined {
     this.#operation = '';
+    this.#lossReason = reason;
     return undefined;
   }
 }
