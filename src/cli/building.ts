@@ -28,7 +28,7 @@ import type { Context } from './context.ts';
 import { readPackages } from './flake.ts';
 import { keepInputs } from './live-roots.ts';
 import { openLockedAs } from './locking.ts';
-import { hostSystem, packageOf, parseTarget, type Target, withChecks } from './targets.ts';
+import { packageOf, parseTarget, systemOf, type Target, withChecks } from './targets.ts';
 
 /** A package that lies in the store now. */
 export interface BuiltTarget {
@@ -150,7 +150,7 @@ async function instantiateTargets(
   const sources: NamedTarget['source'][] = [];
   const failures: unknown[] = [];
   for (const target of targets) {
-    const parsed = parseTarget(target, hostSystem());
+    const parsed = parseTarget(target, systemOf(context));
     const opening = flakes.get(parsed.flake) ?? openPackages(context, parsed.flake);
     flakes.set(parsed.flake, opening);
     try {
@@ -232,6 +232,7 @@ function sayLocked(context: Context): void {
 }
 
 async function openPackages(context: Context, target: string): Promise<OpenedFlake> {
+  const system = systemOf(context);
   const { flake, manifest, lock } = await openLockedAs(context, target, (flake) => {
     flake.lookAhead();
     return readPackages(flake);
@@ -239,10 +240,10 @@ async function openPackages(context: Context, target: string): Promise<OpenedFla
   const [tree, source, store] = await Promise.all([flake.files(), context.sources(), context.store()]);
   return {
     lock,
-    root: { manifest: withChecks(manifest, hostSystem()), tree, dir: flake.dir },
+    root: { manifest: withChecks(manifest, system), tree, dir: flake.dir },
     source,
     parseManifest: (file) => parseManifest(file, { flkVersion: version }),
-    system: hostSystem(),
+    system,
     store,
     reporter: context.reporter,
     download: downloader(context),

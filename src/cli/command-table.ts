@@ -201,6 +201,7 @@ export const commands = {
       'dry-run',
       'rebuild',
       'times',
+      'system',
       ...building,
       ...locking,
       ...network,

@@ -101,6 +101,11 @@ export const options = {
   'print-out-paths': { kind: 'flag', help: 'Print the output paths on stdout' },
   rebuild: { kind: 'flag', help: 'Build again and compare with what is there' },
   times: { kind: 'number', value: 'N', help: 'With --rebuild: how often, each time in another surrounding' },
+  system: {
+    kind: 'text',
+    value: 'SYSTEM',
+    help: 'Build for another system than this machine’s: aarch64-linux, where a builder has it',
+  },
   builders: {
     kind: 'text',
     value: 'LIST',

@@ -5,6 +5,7 @@ import type { InstantiationContext, NamedPackage } from '../build/instantiate.ts
 import { splitFragment } from '../flake/flake-ref.ts';
 import { type BuiltPackage, type DevShell, type Manifest, onSystem } from '../flake/manifest.ts';
 import { type PackageRef, parsePackageRef } from '../flake/package-ref.ts';
+import type { Context } from './context.ts';
 
 /** Where a name may be looked up. */
 const kinds = ['packages', 'checks', 'apps', 'devShells'] as const;
@@ -112,4 +113,10 @@ export function withShell(manifest: Manifest, shell: BuiltPackage): { manifest: 
 export function hostSystem(): string {
   const cpu = { x64: 'x86_64', arm64: 'aarch64', ia32: 'i686', riscv64: 'riscv64', ppc64: 'powerpc64le' };
   return `${Object.entries(cpu).find(([name]) => name === process.arch)?.[1] ?? process.arch}-${process.platform}`;
+}
+
+/** For which system packages are instantiated: this machine's, unless the command line says another. Throws FLK_USAGE. */
+export function systemOf({ flags: { system = hostSystem() } }: Pick<Context, 'flags'>): string {
+  if (/^[a-z0-9_]+-[a-z0-9]+$/.test(system)) return system;
+  throw new FlkError('FLK_USAGE', `'${system}' is no system`, { hint: '--system aarch64-linux' });
 }

@@ -131,6 +131,44 @@ describe('flk build', () => {
     expect((await world.flk(['build', '--builders', ''])).status).toBe(0);
   });
 
+  it.each([
+    ['locl', 'did you mean local?'],
+    ['local=here', 'local is this machine'],
+    ['nix=here', 'absolute path'],
+    ['local?max-jobs=0', 'max-jobs is a whole number'],
+    ['local?max-job=2', 'did you mean max-jobs?'],
+    ['remote=https://build.example.org', 'grpc://HOST:PORT'],
+    ['local,,nix', 'there is no kind of builder'],
+    ['remote=grpc://ada:secret@build.example.org:1', 'grpc://HOST:PORT'],
+  ])('knows no builder %s', async (builders, message) => {
+    const world = flakeWorld(packages(`default: a\n${script('a', 'echo a')}`));
+    const { status, stderr } = await world.flk(['build', '--builders', builders]);
+    expect(status).toBe(2);
+    expect(stderr).toContain('FLK_USAGE');
+    expect(stderr).toContain(message);
+    expect(stderr).not.toContain('secret');
+  });
+
+  it('builds for another system, and with features, where a builder has them', async () => {
+    const world = flakeWorld(
+      packages(`default: a\n${script('a', 'echo a')}
+fast: { toolchain: host, requiredSystemFeatures: [gpu], installPhase: ": > $out" }`),
+    );
+    const other = process.arch === 'arm64' ? 'x86_64-linux' : 'aarch64-linux';
+    const nobody = await world.flk(['build', '--system', other]);
+    expect([nobody.status, nobody.stderr]).toEqual([1, expect.stringContaining('FLK_BUILDER_MISSING')]);
+    expect(nobody.stderr).toContain(`not for ${other}`);
+    const dry = ['build', '--dry-run', '--json', '--builders', `local,local?system=${other}&feature=gpu`];
+    const planned = JSON.parse((await world.flk([...dry, '--system', other])).stdout).build.at(-1);
+    expect(planned).toMatchObject({ builder: 'local', passedOver: [{ builder: 'local' }] });
+    expect((await world.flk(['build', '--system', 'here'])).status).toBe(2);
+    const fast = await world.flk(['build', '#fast', '--no-link']);
+    expect([fast.status, fast.stderr]).toEqual([1, expect.stringContaining('does not offer gpu')]);
+    expect((await world.flk(['build', '#fast', '--no-link', '--builders', 'local?feature=gpu'])).status).toBe(
+      0,
+    );
+  });
+
   it('does not overwrite what is no link', async () => {
     const world = flakeWorld(packages(`default: a\n${script('a', 'echo a')}`));
     writeFileSync(join(world.folder, 'result'), 'mine');
