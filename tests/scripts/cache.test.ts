@@ -1,8 +1,9 @@
-import { existsSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { type CliWorld, cliWorld, flakeWorld } from '../support/cli.ts';
 import { serveFolder } from '../support/folder-server.ts';
+import { writePinnedFlake } from '../support/pinned-flake.ts';
 import { temporaryFolder } from '../support/temp.ts';
 
 /** A file in the store, named after its content. */
@@ -221,5 +222,38 @@ describe('flk build with a cache', () => {
     const used = await user.flk(['build']);
     expect(used.status, used.stderr).toBe(0);
     expect(readFileSync(join(user.folder, 'result/copy'), 'utf8')).toBe('hi\n');
+  });
+
+  it('takes a toolchain as a storePath, and shows a build nothing else', async () => {
+    const maker = cliWorld();
+    await writePinnedFlake(maker.folder, 'any');
+    // A path that follows from no content, so that a signature decides.
+    const copying = 'mkdir $out; for top in /bin /lib /lib64 /usr; do [ ! -e $top ] || cp -r $top $out; done';
+    appendFileSync(
+      join(maker.folder, 'flake.yaml'),
+      `  tools: { toolchain: "#base", installPhase: "${copying}" }\n`,
+    );
+    const { file, publicKey } = await keyOf(maker);
+    const made = await maker.flk(['build', '--no-link', '--json', '#tools']);
+    expect(made.status, made.stderr).toBe(0);
+    const { out } = JSON.parse(made.stdout)[0].outputs;
+    const cache = join(maker.folder, 'cache');
+    expect((await maker.flk(['cache', 'push', '--key', file, cache, out])).status).toBe(0);
+    const told = await maker.flk(['store', 'path-info', '--json', out]);
+    const { narHash } = JSON.parse(told.stdout)[out];
+    const manifest = (key: string): string => `packages:
+  tools: { storePath: ${out}, narHash: "${narHash}", cache: "file://${cache}", publicKey: "${key}" }
+  default: { toolchain: "#tools", installPhase: 'cat /bin/sh > /dev/null; for entry in /*; do echo $entry; done > $out' }
+`;
+    const user = flakeWorld(manifest(publicKey));
+    const built = await user.flk(['build']);
+    expect(built.status, built.stderr).toBe(0);
+    const seen = readFileSync(join(user.folder, 'result'), 'utf8').trim().split('\n');
+    const own = ['/bin', '/build', '/dev', '/etc', '/nix', '/proc', '/tmp'];
+    const brought = readdirSync(join(maker.home, 'data/flk', out)).map((name) => `/${name}`);
+    expect(seen.sort()).toEqual([...new Set([...own, ...brought])].sort());
+    const other = await keyOf(cliWorld());
+    const refused = await flakeWorld(manifest(other.publicKey)).flk(['build', '--json']);
+    expect([refused.status, JSON.parse(refused.stdout).error.code]).toEqual([4, 'FLK_CACHE_UNTRUSTED']);
   });
 });
