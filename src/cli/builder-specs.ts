@@ -2,6 +2,7 @@
 import { isAbsolute, join } from 'node:path';
 import { type Findings, nearest } from '../base/diagnostics.ts';
 import { FlkError, redactUrls } from '../base/errors.ts';
+import { serverName } from '../build/engines/remote/address.ts';
 import type { Located } from '../flake/manifest-located.ts';
 
 interface CommonSpec {
@@ -39,7 +40,7 @@ interface NixSpec extends CommonSpec {
 
 export type BuilderSpec = ({ readonly kind: 'local' } & CommonSpec) | NixSpec | RemoteSpec;
 
-/** As it can be named again; holds no secret. */
+/** As it can be named again, with all that tells it from others; holds no secret. */
 export function nameOfSpec(spec: BuilderSpec): string {
   switch (spec.kind) {
     case 'local':
@@ -47,13 +48,13 @@ export function nameOfSpec(spec: BuilderSpec): string {
     case 'nix':
       return spec.program === undefined ? 'nix' : `nix=${spec.program}`;
     case 'remote':
-      return `remote=${spec.address}`;
+      return `remote=${serverName(spec.address, spec.instance)}`;
   }
 }
 
 /**
- * Reads `--builders`: comma-separated, in order of preference. Of one that config.yaml has too, what is set there counts, under what is
- * said here. The empty text is Nix's word for no machine but this one. Throws FLK_USAGE.
+ * Reads `--builders`: comma-separated, in order of preference. Of one that config.yaml has too, by address and instance, what is set there
+ * counts, under what is said here. The empty text is Nix's word for no machine but this one. Throws FLK_USAGE.
  */
 export function parseBuilders(text: string, configured: readonly BuilderSpec[]): BuilderSpec[] {
   if (text.trim() === '') return [{ kind: 'local' }];
@@ -63,9 +64,25 @@ export function parseBuilders(text: string, configured: readonly BuilderSpec[]):
       throw new FlkError('FLK_USAGE', `--builders ${redactUrls(word.trim())}: ${spec}`, {
         hint: '--builders local,nix,remote=grpc://HOST:PORT; docs/builders.md says what can be added',
       });
-    const known = configured.find((one) => nameOfSpec(one) === nameOfSpec(spec));
-    return known ? ({ ...known, ...spec } as BuilderSpec) : spec;
+    return { ...entryOf(spec, configured), ...spec } as BuilderSpec;
   });
+}
+
+/** Where no instance is named, the only one there is of that address is meant. */
+function entryOf(spec: BuilderSpec, configured: readonly BuilderSpec[]): BuilderSpec | undefined {
+  const named = configured.find((one) => nameOfSpec(one) === nameOfSpec(spec));
+  if (named !== undefined || spec.kind !== 'remote' || spec.instance !== undefined) return named;
+  const there = configured.filter((one) => one.kind === 'remote' && one.address === spec.address);
+  const names = new Set(there.map(nameOfSpec));
+  if (names.size > 1)
+    throw new FlkError(
+      'FLK_USAGE',
+      `--builders ${nameOfSpec(spec)} may be ${names.size} builders of config.yaml`,
+      {
+        hint: `name the instance: ${[...names].join(' or ')}`,
+      },
+    );
+  return there[0];
 }
 
 type Parameters = ReadonlyMap<string, readonly string[]>;

@@ -4,7 +4,7 @@ import { readFileIfExists } from '../base/files.ts';
 import { type Builder, Builders } from '../build/builders.ts';
 import type { BuildRequest, Engine } from '../build/engines/engine.ts';
 import { localEngine } from '../build/engines/local.ts';
-import type { RemoteCredentials } from '../build/engines/remote/address.ts';
+import { parseAddress, type RemoteCredentials } from '../build/engines/remote/address.ts';
 import { type BuilderSpec, nameOfSpec, parseBuilders, type RemoteSpec } from './builder-specs.ts';
 import type { Context } from './context.ts';
 import { hostSystem } from './targets.ts';
@@ -42,10 +42,7 @@ async function openBuilder(context: Context, spec: BuilderSpec, options: OpenOpt
   const jobs = spec.maxJobs ?? (isRemote ? remoteJobs : options.jobs);
   const place = { systems, features, jobs };
   if (!isRemote) return { engine: await openHere(context, spec, { ...options, ...place }), ...place };
-  const [{ remoteEngine }, { parseAddress }] = await Promise.all([
-    import('../build/engines/remote/remote.ts'),
-    import('../build/engines/remote/address.ts'),
-  ]);
+  const { remoteEngine } = await import('../build/engines/remote/remote.ts');
   const { address, instance, platform } = spec;
   const engine = remoteEngine({
     store: await context.store(),

@@ -316,6 +316,8 @@ describe('a server that fails', () => {
         facts: { builder: server.address, reason: 'gone for a moment' },
       });
       expect(counts()[method]).toBeLessThanOrEqual(4);
+      const { facts } = await failure(engineFor({ instance: 'main' }));
+      expect(facts).toMatchObject({ builder: `${server.address}?instance=main` });
     });
   }
 

@@ -1,4 +1,12 @@
-import { lstatSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { cliWorld, flakeWorld } from '../support/cli.ts';
@@ -167,6 +175,29 @@ fast: { toolchain: host, requiredSystemFeatures: [gpu], installPhase: ": > $out"
     expect((await world.flk(['build', '#fast', '--no-link', '--builders', 'local?feature=gpu'])).status).toBe(
       0,
     );
+  });
+
+  it('tells apart, and sets apart, two instances of one server', async () => {
+    const world = flakeWorld(packages(`default: a\n${script('a', 'echo a')}`));
+    const config = join(world.home, 'config/flk');
+    mkdirSync(config, { recursive: true });
+    writeFileSync(
+      join(config, 'config.yaml'),
+      `builders:
+  - { builder: "remote=grpc://h:1?instance=one", systems: [s390x-linux] }
+  - { builder: "remote=grpc://h:1?instance=two", systems: [riscv64-linux] }
+`,
+    );
+    const [one, two] = ['remote=grpc://h:1?instance=one', 'remote=grpc://h:1?instance=two'];
+    for (const args of [[], ['--builders', `${two},${one}`]]) {
+      const { status, stderr } = await world.flk(['build', ...args]);
+      expect([status, stderr]).toEqual([1, expect.stringContaining('FLK_BUILDER_MISSING')]);
+      expect(stderr).toMatch(/remote grpc:\/\/h:1\?instance=one +it builds for s390x-linux/);
+      expect(stderr).toMatch(/remote grpc:\/\/h:1\?instance=two +it builds for riscv64-linux/);
+    }
+    const either = await world.flk(['build', '--builders', 'remote=grpc://h:1']);
+    expect([either.status, either.stderr]).toEqual([2, expect.stringContaining('FLK_USAGE')]);
+    expect(either.stderr).toContain(`${one} or ${two}`);
   });
 
   it('does not overwrite what is no link', async () => {

@@ -45,6 +45,13 @@ export function parseAddress(text: string): Address {
   return { target: `${hostname}:${port}`, tls, local: isLoopback(hostname) };
 }
 
+/** One of a server's instances, as people read it and as `--builders` takes it: `grpc://HOST:PORT?instance=NAME`. */
+export function serverName(address: string, instance = ''): string {
+  if (instance === '') return address;
+  // A comma or an ampersand would end the name; slashes, of which some servers' names are full, do not.
+  return `${address}?${new URLSearchParams({ instance }).toString().replaceAll('%2F', '/')}`;
+}
+
 const invalid = (text: string, reason: string): FlkError =>
   new FlkError('FLK_REMOTE_ADDRESS', `${text} is not where a remote builder can be: ${reason}`);
 

@@ -81,6 +81,8 @@ export interface Patience {
 
 export interface ConnectionOptions {
   readonly address: string;
+  /** What people are told that this leads to. */
+  readonly name: string;
   readonly credentials: RemoteCredentials;
   readonly reporter: Reporter;
   readonly patience: Patience;
@@ -265,7 +267,7 @@ export class Connection {
   /** A failure that is at the end of its tries, as one of ours. */
   told(error: unknown): unknown {
     if (!(error instanceof CallFailure)) return error;
-    const facts = { builder: this.#options.address, reason: error.message };
+    const facts = { builder: this.#options.name, reason: error.message };
     if (error.isRetryable)
       return new FlkError(
         'FLK_BUILDER_UNAVAILABLE',

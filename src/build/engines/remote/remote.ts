@@ -12,7 +12,7 @@ import {
 import type { Store } from '../../../store/store.ts';
 import type { BuildRequest, BuiltOutputs, Engine } from '../engine.ts';
 import { actionOf, placesOf } from './action.ts';
-import type { RemoteCredentials } from './address.ts';
+import { type RemoteCredentials, serverName } from './address.ts';
 import { type Blob, Blobs } from './blobs.ts';
 import { type Abilities, abilitiesOf } from './capabilities.ts';
 import { Connection, code, isFailure, type Patience } from './connection.ts';
@@ -65,6 +65,7 @@ class RemoteEngine implements Engine {
   readonly name: string;
   readonly #options: RemoteEngineOptions;
   readonly #instance: string;
+  readonly #server: string;
   readonly #platform: readonly Property[];
   readonly #connection: Connection;
   readonly #patience: Patience;
@@ -74,13 +75,21 @@ class RemoteEngine implements Engine {
 
   constructor(options: RemoteEngineOptions) {
     const { address, credentials = {}, reporter, patience = usualPatience } = options;
-    this.name = `remote ${address}`;
     this.#options = options;
     this.#patience = patience;
     this.#instance = options.instance ?? '';
+    this.#server = serverName(address, options.instance);
+    this.name = `remote ${this.#server}`;
     this.#platform = Object.entries(options.platform ?? {}).map(([name, value]) => ({ name, value }));
     const { answerTime = 60_000 } = options;
-    this.#connection = new Connection({ address, credentials, reporter, patience, answerTime });
+    this.#connection = new Connection({
+      address,
+      name: this.#server,
+      credentials,
+      reporter,
+      patience,
+      answerTime,
+    });
     this.#job = limiter(options.jobs ?? 16);
     this.#roots = new InputRoots(new MerkleTrees(options.store));
   }
@@ -130,7 +139,7 @@ class RemoteEngine implements Engine {
     const capabilities = await connection.persist('the remote builder', { signal, patience }, () =>
       connection.ask(methods.getCapabilities, request, { signal, time: greetingTime }),
     );
-    const abilities = abilitiesOf(capabilities, this.#options.address);
+    const abilities = abilitiesOf(capabilities, this.#server);
     return { abilities, blobs: new Blobs(connection, this.#instance, abilities) };
   }
 
@@ -228,7 +237,7 @@ class RemoteEngine implements Engine {
         'FLK_BUILDER_UNAVAILABLE',
         'the remote builder does not have what it says that it built',
         {
-          facts: { builder: this.#options.address },
+          facts: { builder: this.#server },
           cause: error,
         },
       );
