@@ -26,7 +26,7 @@ export async function bundle(code, file) {
     target: 'node20',
     // What is not a module asks for Node's own parts in the old way.
     banner: {
-      js: "import { createRequire } from 'node:module'; const require = createRequire(import.meta.url);",
+      js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);",
     },
     // Native code cannot be bundled.
     external: ['libsql', 'lzma-native', '@grpc/grpc-js', 'protobufjs/*'],

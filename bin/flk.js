@@ -92,8 +92,8 @@ function loadWithCode(fs, program, folder, build) {
     cachedData = fs.readFileSync(kept);
   } catch {}
   const { Script } = require('node:vm');
-  const wrapped = `(function(exports,require,module,__filename,__dirname){${fs.readFileSync(program, 'latin1')}\n})`;
-  const script = new Script(wrapped, { filename: program, cachedData });
+  // Its last value is the program as a function, as scripts/build.mjs writes it.
+  const script = new Script(fs.readFileSync(program, 'latin1'), { filename: program, cachedData });
   const loaded = { exports: {} };
   const load = script.runInThisContext();
   load(loaded.exports, require('node:module').createRequire(program), loaded, program, dirname(program));

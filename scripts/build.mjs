@@ -84,7 +84,11 @@ const outputs = await Promise.all([
       'import.meta.dirname': '__dirname',
       'import.meta.filename': '__filename',
     },
-    banner: { js: "'use strict';const __flkUrl=require('node:url').pathToFileURL(__filename).href;" },
+    // Run as a script, the file's value is the program as a function: bin/flk.js takes it so without copying the text once more.
+    banner: {
+      js: "(f=>typeof module==='object'?f(exports,require,module,__filename,__dirname):f)(function(exports,require,module,__filename,__dirname){'use strict';const __flkUrl=require('node:url').pathToFileURL(__filename).href;",
+    },
+    footer: { js: '});' },
   }),
   build({
     ...common,

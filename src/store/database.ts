@@ -122,7 +122,7 @@ export interface StoreDatabase {
 
 /** Opens or creates the file; its folder must exist. `owner` is who holds paths. Throws FLK_STORE_INVALID, naming the file. */
 export async function openDatabase(file: string, owner: string): Promise<StoreDatabase> {
-  const { default: Database } = await import('libsql');
+  const Database = (await import('./libsql.ts')).loadLibsql();
   const guard = guardOf(file);
   const open = async (): Promise<Connection> =>
     guard('open', () => opened(new Database(file), (opening) => prepare(opening, file)));
@@ -134,7 +134,7 @@ export async function openDatabase(file: string, owner: string): Promise<StoreDa
 
 /** Opens a file that is there and writes nothing, not even beside it: nothing is held, and what is noted is forgotten. */
 export async function openDatabaseToRead(file: string): Promise<StoreDatabase> {
-  const { default: Database } = await import('libsql');
+  const Database = (await import('./libsql.ts')).loadLibsql();
   const guard = guardOf(file);
   const url = pathToFileURL(file).href;
   const open = (mode: string): Connection =>

@@ -1,15 +1,16 @@
 /** Pieces of flk in processes of their own, to be killed. */
 import { type ChildProcess, fork } from 'node:child_process';
-import { createRequire } from 'node:module';
+import { symlinkSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { temporaryFolder } from './temp.ts';
 
-const require = createRequire(import.meta.url);
-
 /** Bundles a TypeScript file so that plain Node runs it; native packages are taken from where they are installed. */
 export async function bundleChild(entry: URL): Promise<string> {
-  const outfile = join(temporaryFolder(), 'child.mjs');
+  const folder = temporaryFolder();
+  symlinkSync(fileURLToPath(new URL('../../node_modules', import.meta.url)), join(folder, 'node_modules'));
+  const outfile = join(folder, 'child.mjs');
   await build({
     entryPoints: [entry.pathname],
     outfile,
@@ -18,17 +19,7 @@ export async function bundleChild(entry: URL): Promise<string> {
     format: 'esm',
     target: 'node20',
     logLevel: 'error',
-    plugins: [
-      {
-        name: 'native',
-        setup: ({ onResolve }) => {
-          onResolve({ filter: /^(libsql|lzma-native)$/ }, ({ path }) => ({
-            path: require.resolve(path),
-            external: true,
-          }));
-        },
-      },
-    ],
+    external: ['libsql', 'lzma-native'],
   });
   return outfile;
 }

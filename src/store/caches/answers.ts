@@ -100,7 +100,7 @@ class SqliteAnswers implements CacheAnswers {
   }
 
   static async open(file: string, lifetimes: AnswerLifetimes): Promise<SqliteAnswers> {
-    const { default: Database } = await import('libsql');
+    const Database = (await import('../libsql.ts')).loadLibsql();
     const connection = new Database(file);
     try {
       connection.exec('PRAGMA busy_timeout = 5000');
