@@ -4,6 +4,9 @@
  * 1. One path of 10,000 files and 100 MB.
  * 2. A path that refers to 500 small ones.
  *
+ * All stores stay until the end (3 GB a round): ext4 without a journal passes over each inode that went in the last minutes, so that
+ * whoever comes after a removal pays for it, four times what the work takes.
+ *
  * From the same folder, as file:// and over HTTP on loopback, packed with xz, with zstd where Node or Nix can, and not at all. Time, and
  * processor time of all threads: a machine with other work stretches the first more than the second.
  *
@@ -126,8 +129,6 @@ for (const compression of packings) {
         for (const [name, contender] of Object.entries(contenders)) {
           const home = mkdtempSync(join(scratch, 'home-'));
           runs[name].push(await pulled(...contender(home), home));
-          // What lies in a store is read-only.
-          spawnSync('sh', ['-c', 'chmod -R u+w "$1"; rm -rf "$1"', 'sh', home]);
         }
       let base;
       for (const [name, list] of Object.entries(runs)) {

@@ -12,7 +12,7 @@ import { makeFolder, syncFolder, unwritable, withFileLock } from '../base/files.
 import { parseStorePath, type StorePath, storeDir } from '../formats/store-path.ts';
 import { type LauncherScript, writeLaunchers } from './launchers.ts';
 import type { Store } from './store.ts';
-import { syncTrees } from './tree-files.ts';
+import { syncTrees } from './tree-sync.ts';
 
 export interface Generation {
   readonly number: number;

@@ -12,6 +12,8 @@ import { decompressFast } from './decompression.ts';
 import { restoreTree } from './tree-files.ts';
 
 export interface UnpackOptions {
+  /** Told how much more of the archive has been written. */
+  readonly wrote: (bytes: number) => void;
   /** Which the path's name was found to follow from. */
   readonly address: ContentAddress | undefined;
   readonly watched: Span;
@@ -26,7 +28,7 @@ export async function unpackNar(
   info: NarInfo,
   packed: AsyncIterable<Buffer>,
   place: string,
-  { address, watched, signal }: UnpackOptions,
+  { address, wrote, watched, signal }: UnpackOptions,
 ): Promise<void> {
   const { path, url, fileSize, fileHash, narSize, narHash } = info;
   // An archive that is not packed is hashed once.
@@ -57,6 +59,7 @@ export async function unpackNar(
       if (inner.size > narSize) throw wrongSize(`the NAR in ${url}`, `more than ${narSize}`, narSize);
       inner.hash.update(chunk);
       parser.push(chunk);
+      wrote(chunk.length);
     }
   } finally {
     writer.close();

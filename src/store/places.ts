@@ -8,6 +8,7 @@ import { type LockMark, makeLockMark, syncFolder, unwritable } from '../base/fil
 import { StageFolder } from '../base/stages.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 import { removeTree } from './tree-files.ts';
+import { EarlySync } from './tree-sync.ts';
 
 /** What the database's log takes for the first paths that a sweep removes, and a folder to move them into: with room to spare. */
 const reservedSize = 4 * 1024 * 1024;
@@ -15,6 +16,8 @@ const reservedSize = 4 * 1024 * 1024;
 /** A folder on the store's file system for what is half done. */
 export interface Stage {
   readonly path: string;
+  /** As many more bytes lie there of what will be registered: the disk begins with them at once. */
+  wrote(bytes: number): void;
   dispose(): Promise<void>;
 }
 
@@ -29,6 +32,7 @@ export class Places {
   readonly #owners: StageFolder;
   readonly links: string;
   readonly indirectRoots: string;
+  readonly #syncing: EarlySync;
   #mark: Promise<LockMark | undefined> | undefined;
   #markFile: string | undefined;
 
@@ -37,6 +41,7 @@ export class Places {
     this.readOnly = readOnly;
     this.store = join(root, 'nix/store');
     this.state = join(root, 'nix/var/flk');
+    this.#syncing = new EarlySync(this.state);
     this.stages = new StageFolder(join(this.state, 'stage'), (stage) => removeTree(stage));
     this.locks = join(this.state, 'locks');
     this.#owners = new StageFolder(join(this.state, 'owners'));
@@ -67,7 +72,7 @@ export class Places {
     await mkdir(path, { mode: 0o700 }).catch((error: unknown) => {
       throw unwritable(path, error);
     });
-    return { path, dispose: () => removeTree(path) };
+    return { path, wrote: (bytes) => this.#syncing.wrote(bytes), dispose: () => removeTree(path) };
   }
 
   /** What this process's locks are names of; made when it is first asked for. Undefined: they do without. */
@@ -106,6 +111,11 @@ export class Places {
 
   get #reserved(): string {
     return join(this.state, 'reserved');
+  }
+
+  /** Makes trees that were staged last through a power cut. Throws FLK_FILE_UNWRITABLE. */
+  syncStaged(trees: readonly string[]): Promise<void> {
+    return this.#syncing.sync(trees);
   }
 
   /** Makes what was moved into the store last through a power cut. */

@@ -6,7 +6,7 @@ import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 import type { StoreDatabase } from './database.ts';
 import type { PathInfo } from './path-info.ts';
 import type { Places, Stage } from './places.ts';
-import { moveTree, syncTrees } from './tree-files.ts';
+import { moveTree } from './tree-files.ts';
 
 /** What is to become valid: a canonical tree on the store's own file system, and its record. */
 export interface Entry {
@@ -80,7 +80,7 @@ export class Registrar {
     if (wanted.length === 0) return;
     const all = wanted.flatMap(({ entries }) => entries);
     try {
-      await syncTrees(all.map(({ staged }) => staged));
+      await this.#places.syncStaged(all.map(({ staged }) => staged));
     } catch (error) {
       if (wanted.length === 1) throw error;
       for (const { request } of wanted) await this.#together([request]).catch(request.settle);

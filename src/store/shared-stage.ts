@@ -8,6 +8,7 @@ import { removeTree } from './tree-files.ts';
 export interface StagedPlace {
   /** Nothing is there yet. */
   readonly path: string;
+  wrote(bytes: number): void;
   /** Removes what is there still. To be called once. */
   free(): Promise<void>;
 }
@@ -28,9 +29,11 @@ export class SharedStage {
     this.#used++;
     try {
       this.#stage ??= this.#store.stage();
-      const path = join((await this.#stage).path, `tree-${this.#count++}`);
+      const stage = await this.#stage;
+      const path = join(stage.path, `tree-${this.#count++}`);
       return {
         path,
+        wrote: stage.wrote,
         free: async () => {
           try {
             if (exists(path)) await removeTree(path);

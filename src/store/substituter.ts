@@ -213,7 +213,7 @@ class ParallelSubstituter implements CacheSubstituter {
       if (offer.info.references.join() !== first?.info.references.join()) continue;
       const place = await this.#stage.place();
       try {
-        return { offer: await this.#unpack(offer, place.path), place };
+        return { offer: await this.#unpack(offer, place), place };
       } catch (error) {
         await place.free();
         if (isLie(error)) lie ??= fromCache(error, offer.from.cache);
@@ -225,7 +225,7 @@ class ParallelSubstituter implements CacheSubstituter {
   }
 
   /** Fetches, unpacks and checks one archive, all in one go; gives what the cache says of it now. */
-  #unpack(offer: Offer, place: string): Promise<Offer> {
+  #unpack(offer: Offer, place: StagedPlace): Promise<Offer> {
     const { reporter, signal } = this.#options;
     const { from, info } = offer;
     return span(reporter, { type: 'fetch', subject: nameOf(info.path) }, async (watched) => {
@@ -241,7 +241,7 @@ class ParallelSubstituter implements CacheSubstituter {
           `${info.url} is not there, but the narinfo of ${info.path} is`,
         );
       const { address } = current;
-      await unpackNar(current.info, packed, place, { address, watched, signal });
+      await unpackNar(current.info, packed, place.path, { address, wrote: place.wrote, watched, signal });
       return current;
     });
   }

@@ -6,7 +6,6 @@ import {
   type Dirent,
   fchmodSync,
   fstatSync,
-  fsync,
   futimesSync,
   lstatSync,
   lutimesSync,
@@ -26,9 +25,8 @@ import {
 } from 'node:fs';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { limiter, throwIfAborted } from '../base/concurrency.ts';
+import { throwIfAborted } from '../base/concurrency.ts';
 import { FlkError, systemCode } from '../base/errors.ts';
-import { run } from '../base/process.ts';
 import { isNodeName, maxDepth, type Tree, type TreeSink } from '../formats/nar.ts';
 import type { NodeKind, NodePath } from '../formats/tree-sinks.ts';
 
@@ -225,7 +223,6 @@ class DiskWalk {
 }
 
 const readSome = promisify(read);
-const sync = promisify(fsync);
 
 /** Writes a walk to a path where nothing is yet. */
 export interface TreeWriter extends TreeSink {
@@ -244,6 +241,8 @@ export function restoreTree(path: string): TreeWriter {
   let here = bytePath(path);
   let fd = -1;
   let bytes = 0;
+  /** Modes that a new file gets as it was asked for. */
+  const honoured = new Set<number>();
   const close = (): void => {
     if (fd >= 0) closeSync(fd);
     fd = -1;
@@ -276,8 +275,10 @@ export function restoreTree(path: string): TreeWriter {
       const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW;
       const mode = executable ? programMode : fileMode;
       fd = writing(here, () => openSync(onDisk(here), flags, mode));
-      // The process's umask may have taken bits away.
-      writing(here, () => fchmodSync(fd, mode));
+      if (honoured.has(mode)) return;
+      // The process's umask, or what the stage's folder hands down, takes bits away from all files of a tree or from none.
+      if ((fstatSync(fd).mode & 0o7777) === mode) honoured.add(mode);
+      else writing(here, () => fchmodSync(fd, mode));
     },
     data: (chunk) => {
       for (let at = 0; at < chunk.length; )
@@ -373,58 +374,6 @@ export async function removeTree(path: string, removing?: (info: Stats) => void)
   await remove(root);
 }
 
-/** Trees of up to this many nodes are synced one by one: a few milliseconds, and nobody else's bytes are waited for. */
-const syncOneByOne = 64;
-/** A file system puts syncs that come at one time into one write of its journal. */
-const syncsAtOnce = 4;
-
-/**
- * Makes what lies at these paths, on one file system, last through a power cut. Node has no syncfs: for large trees `sync -f` does
- * it, 40,000 files in one go; where there is none, each file is synced. Throws FLK_FILE_UNWRITABLE.
- */
-export async function syncTrees(paths: readonly string[]): Promise<void> {
-  const [first] = paths;
-  if (first === undefined) return;
-  const few = listNodes(paths, syncOneByOne);
-  if (!few) {
-    const done = await run('sync', ['-f', first]).then(
-      ({ status }) => status === 0,
-      () => false,
-    );
-    if (done) return;
-  }
-  const limit = limiter(syncsAtOnce);
-  const nodes = few ?? listNodes(paths, Number.POSITIVE_INFINITY) ?? [];
-  await Promise.all(nodes.map((node) => limit(() => syncNode(node))));
-}
-
-async function syncNode(node: BytePath): Promise<void> {
-  const fd = writing(node, () => openSync(onDisk(node), constants.O_RDONLY | constants.O_NOFOLLOW));
-  try {
-    await sync(fd);
-  } catch (error) {
-    throw unwritable(node, error);
-  } finally {
-    closeSync(fd);
-  }
-}
-
-/** All files and folders (a symlink is a part of its folder), or undefined when there are more than `max` nodes. */
-function listNodes(paths: readonly string[], max: number): BytePath[] | undefined {
-  const nodes: BytePath[] = [];
-  const waiting = paths.map(bytePath);
-  // Grows while it is walked.
-  for (const path of waiting) {
-    if (waiting.length > max) return undefined;
-    const info = reading(path, () => lstatSync(onDisk(path)));
-    if (info.isFile() || info.isDirectory()) nodes.push(path);
-    if (info.isDirectory())
-      for (const name of reading(path, () => readdirSync(onDisk(path), 'latin1')))
-        waiting.push(`${path}/${name}`);
-  }
-  return nodes;
-}
-
 function notATreeNode(path: BytePath): FlkError {
   return new FlkError(
     'FLK_FILE_UNREADABLE',
@@ -432,7 +381,7 @@ function notATreeNode(path: BytePath): FlkError {
   );
 }
 
-function reading<T>(path: BytePath, work: () => T): T {
+export function reading<T>(path: BytePath, work: () => T): T {
   try {
     return work();
   } catch (error) {
@@ -446,7 +395,7 @@ function unreadable(path: BytePath, error: unknown): FlkError {
   });
 }
 
-function writing<T>(path: BytePath, work: () => T): T {
+export function writing<T>(path: BytePath, work: () => T): T {
   try {
     return work();
   } catch (error) {
@@ -454,7 +403,7 @@ function writing<T>(path: BytePath, work: () => T): T {
   }
 }
 
-function unwritable(path: BytePath, error: unknown): FlkError {
+export function unwritable(path: BytePath, error: unknown): FlkError {
   return new FlkError('FLK_FILE_UNWRITABLE', `cannot write ${shown(path)}: ${reason(error)}`, {
     cause: error,
   });

@@ -32,13 +32,16 @@ const zstdEncoder = Reflect.get(zlib, 'createZstdCompress') as (() => Transform)
 
 export const defaultPacking: Packing = zstdEncoder ? 'zstd' : 'xz';
 
+/** Where archives lie until they are sent. */
+type Scratch = Omit<Stage, 'wrote'>;
+
 export interface PushOptions {
   /** Default: `defaultPacking`. */
   readonly packing?: Packing | undefined;
   /** Signs what is put there; the signatures that a path has go along. */
   readonly key?: SecretKey | undefined;
   /** Makes a folder for archives on their way. Default: one for temporary files, which nobody removes after a kill. */
-  readonly stage?: (() => Promise<Stage>) | undefined;
+  readonly stage?: (() => Promise<Scratch>) | undefined;
   readonly reporter: Reporter;
   readonly signal?: AbortSignal | undefined;
 }
@@ -86,7 +89,7 @@ class CachePusher implements Pusher {
   readonly #known = new Map<StorePath, Pushed>();
   readonly #there = new OnceMap<StorePath, boolean>();
   readonly #done = new OnceMap<StorePath, boolean>();
-  #scratch: Promise<Stage> | undefined;
+  #scratch: Promise<Scratch> | undefined;
 
   constructor(cache: BinaryCache, options: PushOptions) {
     this.#cache = cache;
@@ -111,7 +114,7 @@ class CachePusher implements Pusher {
   }
 
   /** Where archives wait for their way; only a cache that can be written to gets so far. */
-  #begin(): Promise<Stage> {
+  #begin(): Promise<Scratch> {
     this.#scratch ??= this.#cache.prepare().then(this.#options.stage ?? temporaryStage);
     return this.#scratch;
   }
@@ -141,7 +144,7 @@ class CachePusher implements Pusher {
   }
 }
 
-async function temporaryStage(): Promise<Stage> {
+async function temporaryStage(): Promise<Scratch> {
   const path = await mkdtemp(join(tmpdir(), 'flk-push-'));
   return { path, dispose: () => rm(path, { recursive: true, force: true }) };
 }

@@ -19,7 +19,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { hashTree, type TreeSink } from '../../../src/formats/nar.ts';
 import { canonicalise } from '../../../src/store/canonicalise.ts';
-import { removeTree, restoreTree, syncTrees, walkPath } from '../../../src/store/tree-files.ts';
+import { removeTree, restoreTree, walkPath } from '../../../src/store/tree-files.ts';
 import { withCode } from '../../support/errors.ts';
 import { nix, nixAvailable, nixReason } from '../../support/nix.ts';
 import { temporaryFolder } from '../../support/temp.ts';
@@ -161,19 +161,6 @@ describe('a tree written to disk', () => {
     for (const node of [directory(), file('x'), symlink('x')])
       await expect(treeFrom(node).walk(restoreTree(path))).rejects.toEqual(withCode('FLK_FILE_UNWRITABLE'));
     expect(existsSync(path)).toBe(false);
-  });
-
-  it('can be synced, few files or many', async () => {
-    const folder = temporaryFolder();
-    const many = directory(
-      Object.fromEntries(Array.from({ length: 100 }, (_, i) => [`f${i}`, file(`${i}`)])),
-    );
-    await treeFrom(many).walk(restoreTree(join(folder, 'many')));
-    await treeFrom(sample).walk(restoreTree(join(folder, 'few')));
-    await syncTrees([join(folder, 'many'), join(folder, 'few')]);
-    await syncTrees([join(folder, 'few')]);
-    await syncTrees([]);
-    await expect(syncTrees([join(folder, 'nothing')])).rejects.toEqual(withCode('FLK_FILE_UNREADABLE'));
   });
 });
 
