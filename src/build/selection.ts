@@ -1,7 +1,7 @@
 /** What of a flake's own tree a package is made from: `src: .`, `src: ./dir`, `{ path, include, exclude }`, patches. */
 import { canonicalJson } from '../base/canonical.ts';
 import { FlkError } from '../base/errors.ts';
-import { type Reporter, span } from '../base/events.ts';
+import type { Reporter } from '../base/events.ts';
 import type { SelfSelection } from '../flake/manifest.ts';
 import type { SourceTree, WorkingFiles } from '../flake/source.ts';
 import { type NarHash, sha256, toBase16 } from '../formats/hash.ts';
@@ -95,15 +95,14 @@ export class Selector {
     const { path } = selection;
     const whole = this.#flake.tree;
     const folder = [this.#flake.dir, path].filter((part) => part !== '').join('/');
-    const tree: Tree = {
-      walk: async (sink) => {
-        const walks = sharedWalks(whole, this.#context.signal);
-        if (await walks.walk(folder, filterTree(sink, keeper(selection)))) return;
-        throw new FlkError('FLK_PACKAGE_INVALID', `./${path} is not in the flake’s tree`, {
-          hint: `only what Git tracks is: git add ./${path}`,
-        });
-      },
+    const walk = async (sink: TreeSink, hashing?: Reporter): Promise<void> => {
+      const walks = sharedWalks(whole, this.#context.signal);
+      if (await walks.walk(folder, filterTree(sink, keeper(selection)), hashing)) return;
+      throw new FlkError('FLK_PACKAGE_INVALID', `./${path} is not in the flake’s tree`, {
+        hint: `only what Git tracks is: git add ./${path}`,
+      });
     };
+    const tree: Tree = { walk: (sink) => walk(sink) };
     // Before anything is read: what is changed from here on has another stamp next time.
     const stamp = isHashed(whole) ? '' : whole.stamp(folder);
     const known = this.#known.get(key);
@@ -112,8 +111,8 @@ export class Selector {
       this.#known.set(key, known);
       return selected(known.name, known.narHash, tree);
     }
-    const { name, narHash } = await span(this.#context.reporter, { type: 'hash', subject: `./${path}` }, () =>
-      walkMended(() => look(selection, folder, tree)),
+    const { name, narHash } = await walkMended(() =>
+      look(selection, folder, { walk: (sink) => walk(sink, this.#context.reporter) }),
     );
     if (stamp !== undefined) {
       this.#known.delete(key);

@@ -1,9 +1,11 @@
 /** Many parts of one tree, each read once at most: a flake of a thousand packages has a thousand sources in one tree. */
+import { type Reporter, span } from '../base/events.ts';
 import type { WorkingFiles } from '../flake/source.ts';
 import type { Tree, TreeSink } from '../formats/nar.ts';
 import { type Branch, Branches } from '../formats/tree-branches.ts';
 
 interface Wish extends Branch {
+  readonly hashing: Reporter | undefined;
   readonly done: (found: boolean) => void;
   readonly failed: (error: unknown) => void;
 }
@@ -22,11 +24,12 @@ export class SharedWalks {
   /**
    * Walks the node at `path` (`a/b`, UTF-8; empty for the whole tree), together with all that are asked for in the same turn or
    * during the walk before. False: there is no such node, and the sink has seen nothing. Throws what the sink or the tree does.
+   * `hashing`: is told of the walk as a `hash` span, one for all that hash.
    */
-  walk(path: string, sink: TreeSink): Promise<boolean> {
+  walk(path: string, sink: TreeSink, hashing?: Reporter): Promise<boolean> {
     return new Promise((done, failed) => {
       if (this.#wishes.length === 0) this.#last = this.#last.then(nextTurn).then(() => this.#walk());
-      this.#wishes.push({ path, sink, done, failed });
+      this.#wishes.push({ path, sink, hashing, done, failed });
     });
   }
 
@@ -35,7 +38,23 @@ export class SharedWalks {
     this.#wishes = [];
     // A tree that can be entered anywhere is read where something is wished for, and there once.
     const tops = this.#tree.walkAt ? outermost(wishes) : new Map([['', wishes]]);
-    for (const [top, below] of tops) await this.#walkBelow(top, below);
+    const walkAll = async (): Promise<void> => {
+      const failures: unknown[] = [];
+      for (const [top, below] of tops)
+        await this.#walkBelow(top, below).catch((error: unknown) => {
+          failures.push(error);
+          for (const { failed } of below) failed(error);
+        });
+      if (failures.length > 0) throw failures[0];
+    };
+    const hashed = wishes.filter(({ hashing }) => hashing !== undefined);
+    const reporter = hashed[0]?.hashing;
+    const subject = `./${folderOf(hashed.map(({ path }) => path))}`;
+    const walked = reporter ? span(reporter, { type: 'hash', subject }, walkAll) : walkAll();
+    // Most have been told already, and a second answer nobody hears.
+    await walked.catch((error: unknown) => {
+      for (const { failed } of wishes) failed(error);
+    });
   }
 
   async #walkBelow(top: string, wishes: readonly Wish[]): Promise<void> {
@@ -44,13 +63,8 @@ export class SharedWalks {
       sink,
     }));
     const all = new Branches(branches);
-    try {
-      if (this.#tree.walkAt) await this.#tree.walkAt(top, all, this.#signal);
-      else await this.#tree.walk(all, this.#signal);
-    } catch (error) {
-      for (const { failed } of wishes) failed(error);
-      return;
-    }
+    if (this.#tree.walkAt) await this.#tree.walkAt(top, all, this.#signal);
+    else await this.#tree.walk(all, this.#signal);
     for (const [index, wish] of wishes.entries()) {
       try {
         wish.done(all.found(branches[index]!));
@@ -75,6 +89,15 @@ function outermost(wishes: readonly Wish[]): Map<string, Wish[]> {
     else tops.set(top, [wish]);
   }
   return tops;
+}
+
+/** The innermost node that all of these are or lie in. */
+function folderOf([first = '', ...others]: readonly string[]): string {
+  let folder = first;
+  for (const path of others)
+    while (folder !== '' && !`${path}/`.startsWith(`${folder}/`))
+      folder = folder.slice(0, Math.max(0, folder.lastIndexOf('/')));
+  return folder;
 }
 
 const nextTurn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));

@@ -1,11 +1,13 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setImmediate as turn } from 'node:timers/promises';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type Event, silent } from '../../../src/base/events.ts';
 import { matcher } from '../../../src/build/patterns.ts';
-import { selectSource } from '../../../src/build/selection.ts';
+import { type FlakeFolder, Selector, selectSource } from '../../../src/build/selection.ts';
+import { SharedWalks } from '../../../src/build/shared-walks.ts';
 import type { SelfSelection } from '../../../src/flake/manifest.ts';
 import type { SourceTree } from '../../../src/flake/source.ts';
 import { hashTree } from '../../../src/formats/nar.ts';
@@ -207,6 +209,52 @@ describe('a selection', () => {
     expect([...memo.known.values()].map((note) => (JSON.parse(note.slice(65)) as unknown[]).length)).toEqual([
       4, 1,
     ]);
+  });
+
+  test.each([
+    ['one tree', undefined],
+    ['a working tree, which can be entered anywhere', 'x'],
+  ])('is told as one piece of work with all that are asked for with it, in %s', async (_what, stamp) => {
+    const count = 200;
+    const names = Array.from({ length: count }, (_, i) => `p${i}`);
+    const whole = await source(
+      directory({
+        'flake.yaml': file(''),
+        packages: directory({
+          apart: directory(Object.fromEntries(names.map((name) => [name, directory({ a: file(name) })]))),
+          shared: directory(Object.fromEntries(names.map((name) => [name, file('')]))),
+        }),
+      }),
+    );
+    const tree: FlakeFolder['tree'] =
+      stamp === undefined
+        ? whole
+        : {
+            ...whole,
+            place: '/flake',
+            hashed: async () => whole,
+            stamp: () => stamp,
+            walkAt: async (path, sink) => await new SharedWalks({ walk: whole.walk }).walk(path, sink),
+          };
+    const events: Event[] = [];
+    const reporter = { emit: (event: Event) => void events.push(event) };
+    const selector = new Selector({ tree, dir: '' }, { store: new Memo(), reporter });
+    const select = (path: string, include: string[] = []) =>
+      selector.select({ kind: 'self', path, include, exclude: [] });
+    const apart = names.map((name) => select(`packages/apart/${name}`));
+    const shared = names.map((name) => select('packages/shared', [name]));
+    const broken = select('packages/none').catch(() => undefined);
+    const paths = (await Promise.all([...apart, ...shared])).map(({ path }) => path);
+    expect([new Set(paths).size, await broken]).toEqual([2 * count, undefined]);
+    await turn();
+    const starts = () => events.flatMap((event) => (event.kind === 'start' ? [event.activity] : []));
+    expect(starts()).toEqual([{ type: 'hash', subject: './packages' }]);
+    expect(events.map(({ kind }) => kind)).toEqual(['start', 'end']);
+    // What is taken into the store afterwards is another piece of work, and not this one's.
+    await hashTree((await apart[0]!).tree);
+    await select('packages/apart/p1', ['a']);
+    await turn();
+    expect(starts().slice(1)).toEqual([{ type: 'hash', subject: './packages/apart/p1' }]);
   });
 
   test.each<[string, Partial<SelfSelection>]>([

@@ -1,4 +1,6 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import { expect, it } from 'vitest';
+import type { Event } from '../../../src/base/events.ts';
 import { SharedWalks } from '../../../src/build/shared-walks.ts';
 import { NarHasher, type Tree } from '../../../src/formats/nar.ts';
 import { directory, file, treeFrom } from '../../support/trees.ts';
@@ -47,8 +49,19 @@ it('tells a broken walk to all who wait, and walks again for who comes later', a
       await tree.walk(sink, signal);
     },
   });
-  const results = await Promise.allSettled([hashOf(walks, 'a'), hashOf(walks, 'b')]);
-  expect(results.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+  const events: Event[] = [];
+  const reporter = { emit: (event: Event) => void events.push(event) };
+  const results = await Promise.allSettled([
+    hashOf(walks, 'a'),
+    hashOf(walks, 'b'),
+    walks.walk('b/c', new NarHasher(), reporter),
+  ]);
+  expect(results.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected']);
+  await turn();
+  expect(events).toMatchObject([
+    { kind: 'start', activity: { type: 'hash', subject: './b/c' } },
+    { kind: 'end', outcome: 'failed' },
+  ]);
   broken = false;
   expect(await hashOf(walks, 'a')).toBeDefined();
 });
