@@ -12,6 +12,12 @@ import { ArchiveTruncated, archiveError } from '../formats/archives/entry.ts';
 /** Bytes. To start a program takes longer than to unpack less than this. */
 const worthwhile = 128 * 1024;
 
+/**
+ * Bytes. xz writes 8 KiB at a time, and to wake for each takes longer than to use them: while this much is used in one go, the program
+ * writes on, and the next reads find as much.
+ */
+const gatheredAtOnce = 128 * 1024;
+
 interface Unpacker {
   readonly program: string;
   readonly args: readonly string[];
@@ -93,7 +99,17 @@ async function* throughProgram(
   // Seen below, once the program's output has ended.
   fed.catch(child.kill);
   try {
-    for await (const chunk of child.stdout) yield chunk as Buffer;
+    let gathered: Buffer[] = [];
+    let size = 0;
+    for await (const chunk of child.stdout) {
+      gathered.push(chunk as Buffer);
+      size += (chunk as Buffer).length;
+      if (size < gatheredAtOnce) continue;
+      yield* gathered;
+      gathered = [];
+      size = 0;
+    }
+    yield* gathered;
     await fed;
     const { status, stderr } = await child.finished;
     if (status !== 0) throw failure(program, stderr);

@@ -29,6 +29,10 @@ function alone(): string {
   return join(folder, 'bin/flk.js');
 }
 
+/** A program in the shape that scripts/build.mjs gives it. */
+const built = (body: string): string =>
+  `(f=>typeof module==='object'?f(exports,require):f)(function(exports,require){${body}\n});`;
+
 describe('bin/flk.js', () => {
   it('and src/base/version.ts say the version of package.json', () => {
     const { status, stdout } = launch(join(root, 'bin/flk.js'), ['--version']);
@@ -53,7 +57,7 @@ describe('bin/flk.js', () => {
     mkdirSync(join(program, '../../dist'));
     writeFileSync(
       join(program, '../../dist/flk.cjs'),
-      'exports.main = () => console.log(JSON.stringify(process.argv.slice(2)));',
+      built('exports.main = () => console.log(JSON.stringify(process.argv.slice(2)));'),
     );
     expect(launch(program, ['--version', 'x']).stdout).toBe('["--version","x"]\n');
   });
@@ -65,13 +69,13 @@ describe('bin/flk.js', () => {
     const write = (): void =>
       writeFileSync(
         join(dist, 'flk.cjs'),
-        `const fs = require('node:fs'); const { dirname } = require('node:path');
+        built(`const fs = require('node:fs'); const { dirname } = require('node:path');
         exports.main = (stamp) => {
           console.log('asked');
           if (!stamp) return;
           fs.mkdirSync(dirname(stamp.path), { recursive: true });
           fs.writeFileSync(stamp.path, stamp.header + 'flake.yaml ' + fs.statSync('flake.yaml').size + '\\n' + fs.readFileSync('flake.yaml') + fs.readFileSync('flake.lock'));
-        };`,
+        };`),
       );
     write();
     const cwd = temporaryFolder();
