@@ -147,8 +147,10 @@ export async function takeFileLock(
 ): Promise<() => void> {
   const owner = mark?.owner ?? (await ownerName()).replaceAll('-', ' ');
   const deadline = Date.now() + patience;
+  let placed: Placed | undefined;
   for (let wait = 5; ; wait = Math.min(wait * 2, 200)) {
-    if (await take(path, owner, mark)) break;
+    placed = await take(path, owner, mark);
+    if (placed) break;
     if (Date.now() > deadline) {
       throw new FlkError('FLK_LOCK_BUSY', `${path} is held by another flk`, {
         facts: { holder: holder(path) },
@@ -157,8 +159,9 @@ export async function takeFileLock(
     throwIfAborted(signal);
     await sleep(wait);
   }
+  const own = placed;
   return () => {
-    if (isOwn(path, owner, mark)) removeLock(path);
+    if (isOwn(path, own)) removeLock(path);
   };
 }
 
@@ -168,35 +171,40 @@ export async function isFileLocked(path: string): Promise<boolean> {
   return owner !== undefined && !(await isAbandoned(path, owner));
 }
 
-async function take(path: string, owner: string, mark: LockMark | undefined): Promise<boolean> {
-  if (place(path, owner, mark)) return true;
+/** What tells a lock from one that another has put in its place since: a mark's other name from a symlink, and each from its like. */
+type Placed = { readonly inode: number } | { readonly owner: string };
+
+async function take(path: string, owner: string, mark: LockMark | undefined): Promise<Placed | undefined> {
+  const placed = place(path, owner, mark);
+  if (placed) return placed;
   const holder = ownerOf(path);
-  if (holder === undefined || !(await isAbandoned(path, holder))) return false;
+  if (holder === undefined || !(await isAbandoned(path, holder))) return undefined;
   // Two waiters may both see the dead owner: only the one that holds the takeover may remove it, after a second look.
   const takeover = `${path}.takeover`;
   if (!place(takeover, owner)) {
     const other = ownerOf(takeover);
     if (other !== undefined && (await isAbandoned(takeover, other))) rmSync(takeover, { force: true });
-    return false;
+    return undefined;
   }
   try {
     if (ownerOf(path) === holder) rmSync(path, { force: true });
   } finally {
     rmSync(takeover, { force: true });
   }
-  return false;
+  return undefined;
 }
 
 /**
  * Puts the owner's name there unless there is one. A symlink, for that is made and named in one step: a file's owner may be killed
  * before it has written its name, and nobody could tell then whether it lives.
  */
-function place(path: string, owner: string, mark?: LockMark): boolean {
+function place(path: string, owner: string, mark?: LockMark): Placed | undefined {
   try {
-    if (!mark || !link(mark, path)) symlinkSync(owner, path);
-    return true;
+    if (mark && link(mark, path)) return mark;
+    symlinkSync(owner, path);
+    return { owner };
   } catch (error) {
-    if (systemCode(error) === 'EEXIST') return false;
+    if (systemCode(error) === 'EEXIST') return undefined;
     throw unwritable(path, error);
   }
 }
@@ -221,9 +229,12 @@ function removeLock(path: string): void {
   }
 }
 
-function isOwn(path: string, owner: string, mark: LockMark | undefined): boolean {
+function isOwn(path: string, placed: Placed): boolean {
   const info = lstatSync(path, { throwIfNoEntry: false });
-  return info?.isFile() ? info.ino === mark?.inode : info !== undefined && ownerOf(path) === owner;
+  if (info === undefined) return false;
+  return 'inode' in placed
+    ? info.isFile() && info.ino === placed.inode
+    : info.isSymbolicLink() && ownerOf(path) === placed.owner;
 }
 
 /** Undefined where there is no lock. A file is a mark's other name, or what other programs, and flk once, put there. */
