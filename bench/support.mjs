@@ -1,5 +1,5 @@
 /** What every benchmark needs: whole processes timed side by side, their peak memory, and a bundle of the sources to run. */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -41,8 +41,12 @@ export function nixRunner() {
   return existsSync(join(root, '.complete')) ? join(repository, 'tests/engines/nix') : undefined;
 }
 
-/** Runs a whole process: milliseconds from start to end, peak memory in MB (VmHWM, looked at every few milliseconds), its output. */
+/**
+ * Runs a whole process once the disk is at rest, for the first that syncs would else write what those before it did not: milliseconds from
+ * start to end, peak memory in MB (VmHWM, looked at every few milliseconds), its output.
+ */
 export function measure(command, args, options = {}) {
+  spawnSync('sync');
   return new Promise((resolve, reject) => {
     const started = performance.now();
     const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'], ...options });

@@ -48,15 +48,6 @@ export async function run(
   return { status, stdout: Buffer.concat(chunks), stderr };
 }
 
-/** Runs a program for its status alone: false where there is none, too. Without pipes, which take as long as starting it. */
-export function succeeds(program: string, args: readonly string[]): Promise<boolean> {
-  return new Promise((resolve) => {
-    spawn(program, args, { stdio: 'ignore' })
-      .on('error', () => resolve(false))
-      .on('exit', (status) => resolve(status === 0));
-  });
-}
-
 export interface Running {
   readonly pid: number | undefined;
   readonly stdin: Writable;

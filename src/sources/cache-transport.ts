@@ -139,17 +139,21 @@ export class HttpCacheTransport implements CacheTransport {
 const common = { 'user-agent': 'flk', 'accept-encoding': 'identity' };
 
 /** The body from `from` on, also of a server that knows no ranges and begins anew. */
-async function* skip(url: URL, response: HttpResponse, from: number): AsyncGenerator<Buffer> {
-  let extra = from;
+function skip(url: URL, response: HttpResponse, from: number): AsyncIterable<Buffer> {
   if (response.status === 206) {
     const start = /^bytes (\d{1,16})-/.exec(response.headers['content-range'] ?? '')?.[1];
     if (Number(start) !== from)
       throw new FlkError('FLK_CACHE_INVALID', `${url.host} sends another part than was asked for`, {
         facts: { found: response.headers['content-range'] ?? '', wanted: `bytes ${from}-` },
       });
-    extra = 0;
+    return response.body;
   }
-  for await (const chunk of response.body) {
+  return from === 0 ? response.body : without(response.body, from);
+}
+
+async function* without(body: AsyncIterable<Buffer>, bytes: number): AsyncGenerator<Buffer> {
+  let extra = bytes;
+  for await (const chunk of body) {
     const dropped = Math.min(extra, chunk.length);
     extra -= dropped;
     if (dropped < chunk.length) yield chunk.subarray(dropped);

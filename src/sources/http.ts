@@ -1,6 +1,7 @@
 /** HTTP with manners: kept connections, time limits, retries with back-off, nothing sent that was not asked for. */
 import { readFileSync } from 'node:fs';
 import {
+  type ClientRequest,
   Agent as HttpAgent,
   request as httpRequest,
   type IncomingHttpHeaders,
@@ -10,6 +11,7 @@ import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import { pipeline, Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createSecureContext, type SecureContext } from 'node:tls';
+import { throwIfAborted } from '../base/concurrency.ts';
 import { type ErrorCode, type ErrorDetails, FlkError, systemCode } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
 
@@ -122,6 +124,8 @@ export class HttpClient {
   readonly #options: HttpOptions;
   readonly #httpAgent: HttpAgent;
   #httpsAgent: HttpsAgent | undefined;
+  /** What is on its way, to be ended by the signal: one listener for all, for a thousand small requests feel one each. */
+  readonly #live = new Set<ClientRequest>();
 
   constructor(options: HttpOptions = {}) {
     this.#options = options;
@@ -160,10 +164,24 @@ export class HttpClient {
     return this.#exchange(withHeaders(request, wanted));
   }
 
+  readonly #interrupt = (): void => {
+    for (const outgoing of this.#live) outgoing.destroy(new Error('interrupted'));
+  };
+
+  #endWithSignal(outgoing: ClientRequest, signal: AbortSignal): void {
+    if (this.#live.size === 0) signal.addEventListener('abort', this.#interrupt);
+    this.#live.add(outgoing);
+    outgoing.once('close', () => {
+      this.#live.delete(outgoing);
+      if (this.#live.size === 0) signal.removeEventListener('abort', this.#interrupt);
+    });
+  }
+
   #exchange(request: HttpRequest): Promise<HttpResponse> {
     const { url, method, body } = request;
     const { signal, connectTimeout = 20_000, idleTimeout = 60_000 } = this.#options;
     const secure = url.protocol === 'https:';
+    throwIfAborted(signal);
     return new Promise((resolve, reject) => {
       const outgoing = (secure ? httpsRequest : httpRequest)(url, {
         method,
@@ -173,8 +191,8 @@ export class HttpClient {
           ...request.headers,
           ...(body ? { 'content-length': String(body.length) } : {}),
         },
-        ...(signal ? { signal } : {}),
       });
+      if (signal) this.#endWithSignal(outgoing, signal);
       const fail = (error: unknown): FlkError => networkError(url, error, signal, outgoing.reusedSocket);
       outgoing.on('error', (error) => reject(fail(error)));
       outgoing.setTimeout(idleTimeout, () =>
@@ -212,7 +230,7 @@ export class HttpClient {
         resolve({
           status: response.statusCode ?? 0,
           headers: response.headers,
-          body: bodyOf(response, fail, { host: url.host, window: 10 * idleTimeout }),
+          body: new Body(response, fail, { host: url.host, window: 10 * idleTimeout }),
         }),
       );
       if (streamed) pipeline(Readable.from(streamed.open()), outgoing, () => {});
@@ -243,31 +261,93 @@ const seconds = (ms: number): string => `${ms / 1000} s`;
 /** Bytes: a Git server that thinks sends one a second. */
 const leastInWindow = 16 * 1024;
 
-async function* bodyOf(
-  response: IncomingMessage,
-  fail: (error: unknown) => FlkError,
-  { host, window }: { readonly host: string; readonly window: number },
-): AsyncGenerator<Buffer> {
-  const chunks: AsyncIterator<Buffer> = response[Symbol.asyncIterator]();
-  let since = Date.now();
-  let received = 0;
-  try {
-    for (;;) {
-      const next = await chunks.next().catch((error: unknown) => {
-        throw fail(error);
+/** Bytes that have arrived and nobody has asked for, from where on the server has to wait. */
+const heldAtOnce = 256 * 1024;
+
+/** A body's chunks as they arrive. Node's own iterator takes longer for a small body than all else that is done for it. */
+class Body implements AsyncIterableIterator<Buffer> {
+  readonly #response: IncomingMessage;
+  readonly #fail: (error: unknown) => FlkError;
+  readonly #least: { readonly host: string; readonly window: number };
+  readonly #chunks: Buffer[] = [];
+  #held = 0;
+  #flowing = false;
+  #end: 'open' | 'whole' | FlkError = 'open';
+  /** Whoever waits for a chunk, or for the end. */
+  #wake: (() => void) | undefined;
+  #since = Date.now();
+  #received = 0;
+
+  /** Who sends less than `leastInWindow` bytes in `window` ms is given up. */
+  constructor(
+    response: IncomingMessage,
+    fail: (error: unknown) => FlkError,
+    least: { readonly host: string; readonly window: number },
+  ) {
+    this.#response = response;
+    this.#fail = fail;
+    this.#least = least;
+    response
+      .on('error', (error) => this.#close(() => fail(error)))
+      .on('end', () => this.#close(() => 'whole'))
+      .on('close', () =>
+        this.#close(() => fail(Object.assign(new Error('closed early'), { code: 'ECONNRESET' }))),
+      );
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async next(): Promise<IteratorResult<Buffer, undefined>> {
+    if (!this.#flowing && this.#end === 'open') this.#flow();
+    while (this.#chunks.length === 0 && this.#end === 'open')
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
       });
-      if (next.done) return;
-      received += next.value.length;
-      if (Date.now() - since >= window) {
-        if (received < leastInWindow)
-          throw fail(new TimeoutError(`${host} sent ${received} bytes in ${seconds(window)}`));
-        since = Date.now();
-        received = 0;
-      }
-      yield next.value;
+    const chunk = this.#chunks.shift();
+    if (!chunk) {
+      if (this.#end instanceof FlkError) throw this.#end;
+      return { done: true, value: undefined };
     }
-  } finally {
-    if (!response.complete) response.destroy();
+    this.#held -= chunk.length;
+    if (this.#held === 0 && this.#response.isPaused()) this.#response.resume();
+    this.#watch(chunk.length);
+    return { done: false, value: chunk };
+  }
+
+  async return(): Promise<IteratorResult<Buffer, undefined>> {
+    // What is here already is passed over, so that the connection can be used again.
+    if (this.#response.complete) this.#response.resume();
+    else this.#response.destroy();
+    return { done: true, value: undefined };
+  }
+
+  #flow(): void {
+    this.#flowing = true;
+    this.#response.on('data', (chunk: Buffer) => {
+      this.#chunks.push(chunk);
+      this.#held += chunk.length;
+      if (this.#held >= heldAtOnce) this.#response.pause();
+      this.#wake?.();
+    });
+  }
+
+  #close(end: () => 'whole' | FlkError): void {
+    if (this.#end === 'open') this.#end = end();
+    this.#wake?.();
+  }
+
+  #watch(received: number): void {
+    const { host, window } = this.#least;
+    this.#received += received;
+    if (Date.now() - this.#since < window) return;
+    if (this.#received < leastInWindow) {
+      this.#response.destroy();
+      throw this.#fail(new TimeoutError(`${host} sent ${this.#received} bytes in ${seconds(window)}`));
+    }
+    this.#since = Date.now();
+    this.#received = 0;
   }
 }
 

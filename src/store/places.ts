@@ -8,7 +8,7 @@ import { type LockMark, makeLockMark, syncFolder, unwritable } from '../base/fil
 import { StageFolder } from '../base/stages.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 import { removeTree } from './tree-files.ts';
-import { EarlySync } from './tree-sync.ts';
+import { TreeSync } from './tree-sync.ts';
 
 /** What the database's log takes for the first paths that a sweep removes, and a folder to move them into: with room to spare. */
 const reservedSize = 4 * 1024 * 1024;
@@ -32,7 +32,7 @@ export class Places {
   readonly #owners: StageFolder;
   readonly links: string;
   readonly indirectRoots: string;
-  readonly #syncing: EarlySync;
+  readonly #syncing: TreeSync;
   #mark: Promise<LockMark | undefined> | undefined;
   #markFile: string | undefined;
 
@@ -41,7 +41,7 @@ export class Places {
     this.readOnly = readOnly;
     this.store = join(root, 'nix/store');
     this.state = join(root, 'nix/var/flk');
-    this.#syncing = new EarlySync(this.state);
+    this.#syncing = new TreeSync(this.state);
     this.stages = new StageFolder(join(this.state, 'stage'), (stage) => removeTree(stage));
     this.locks = join(this.state, 'locks');
     this.#owners = new StageFolder(join(this.state, 'owners'));
@@ -90,6 +90,7 @@ export class Places {
 
   /** Removes what is this process's own. Its locks are gone by then. */
   close(): void {
+    this.#syncing.close();
     if (this.#markFile !== undefined) rmSync(this.#markFile, { force: true });
   }
 

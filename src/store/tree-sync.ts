@@ -1,9 +1,11 @@
 /** Trees on their way to the disk: what becomes valid must last through a power cut. */
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { closeSync, constants, fsync, lstatSync, openSync, readdirSync } from 'node:fs';
+import { Socket } from 'node:net';
 import { dirname } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { promisify } from 'node:util';
 import { limiter } from '../base/concurrency.ts';
-import { succeeds } from '../base/process.ts';
 import { type BytePath, bytePath, onDisk, reading, unwritable, writing } from './tree-files.ts';
 
 const fsyncFile = promisify(fsync);
@@ -16,21 +18,21 @@ const syncsAtOnce = 4;
 /** Bytes. The disk is idle while a large tree is written into memory, and everybody waits for it afterwards. */
 const worthStarting = 32 * 1024 * 1024;
 
-/**
- * Makes what lies at these paths, on one file system, last through a power cut. Node has no syncfs: for large trees `sync -f` does
- * it, 40,000 files in one go; where there is none, each file is synced. Throws FLK_FILE_UNWRITABLE.
- */
+/** Makes what lies at these paths, on one file system, last through a power cut. Throws FLK_FILE_UNWRITABLE. */
 export async function syncTrees(paths: readonly string[]): Promise<void> {
   const [first] = paths;
   if (first === undefined) return;
-  const few = listNodes(paths, syncOneByOne);
-  if (few) await syncNodes(few);
-  else if (!(await syncFileSystem(dirname(first)))) await syncEach(paths);
+  const sync = new TreeSync(dirname(first));
+  await sync.sync(paths).finally(() => sync.close());
 }
 
-/** `syncTrees` for trees that are being written, which begins meanwhile. All lie on one file system. */
-export class EarlySync {
+/**
+ * Syncs trees of one file system, and begins while large ones are being written. Node has no syncfs: for many nodes `sync -f` does it,
+ * 40,000 files in one go; where there is none, each file is synced.
+ */
+export class TreeSync {
   readonly #folder: string;
+  #fileSystem: FileSystemSync | undefined;
   #unsynced = 0;
   #running: Promise<void> | undefined;
   /** A failure is told once, to whoever syncs first. From then on each file is asked, and knows its own. */
@@ -46,23 +48,82 @@ export class EarlySync {
     this.#unsynced += bytes;
     if (this.#unsynced < worthStarting || this.#running || this.#failed) return;
     this.#unsynced = 0;
-    this.#running = syncFileSystem(this.#folder).then((done) => {
-      this.#failed = !done;
+    this.#running = this.#syncAll().then(() => {
       this.#running = undefined;
     });
   }
 
+  /** Throws FLK_FILE_UNWRITABLE. */
   async sync(paths: readonly string[]): Promise<void> {
     await this.#running;
-    await (this.#failed ? syncEach(paths) : syncTrees(paths));
+    const few = this.#failed ? undefined : listNodes(paths, syncOneByOne);
+    if (few) return await syncNodes(few);
+    if (!this.#failed) await this.#syncAll();
+    if (this.#failed) await syncNodes(listNodes(paths, Number.POSITIVE_INFINITY) ?? []);
+  }
+
+  close(): void {
+    this.#fileSystem?.close();
+  }
+
+  async #syncAll(): Promise<void> {
+    this.#fileSystem ??= new FileSystemSync(this.#folder);
+    this.#failed = !(await this.#fileSystem.sync());
   }
 }
 
-/** False where the machine cannot do it, or the disk took something not. */
-const syncFileSystem = (folder: string): Promise<boolean> => succeeds('sync', ['-f', folder]);
+/** Syncs the file system of a folder for each line, and answers with an empty one. */
+const servant = 'while read -r _; do sync -f "$1" || exit; echo; done';
 
-const syncEach = (paths: readonly string[]): Promise<void> =>
-  syncNodes(listNodes(paths, Number.POSITIVE_INFINITY) ?? []);
+/**
+ * `sync -f` as often as it is asked for, by a shell that is started once: to start a program, Node makes a copy of itself, after which
+ * each part of its memory costs a page fault when it is next written to. For a pull of 250 MB that took longer than its writing.
+ */
+class FileSystemSync {
+  readonly #shell: ChildProcessByStdio<Writable, Readable, null>;
+  readonly #waiting: ((done: boolean) => void)[] = [];
+  #over = false;
+
+  constructor(folder: string) {
+    const shell = spawn('sh', ['-c', servant, 'sh', folder], { stdio: ['pipe', 'pipe', 'ignore'] });
+    this.#shell = shell;
+    const over = (): void => {
+      this.#over = true;
+      for (const answer of this.#waiting.splice(0)) answer(false);
+    };
+    shell.on('error', over).on('close', over);
+    shell.stdin.on('error', () => {});
+    shell.stdout.on('data', (lines: Buffer) => {
+      for (const answer of this.#waiting.splice(0, lines.length)) answer(true);
+      keepAlive(shell.stdout, this.#waiting.length > 0);
+    });
+    // It ends with flk, which need not wait for it.
+    shell.unref();
+    keepAlive(shell.stdin, false);
+  }
+
+  /** False where the machine cannot do it, or the disk took something not; from then on it always is. */
+  async sync(): Promise<boolean> {
+    if (this.#over) return false;
+    const done = new Promise<boolean>((resolve) => {
+      this.#waiting.push(resolve);
+    });
+    keepAlive(this.#shell.stdout, true);
+    this.#shell.stdin.write('\n');
+    return await done;
+  }
+
+  close(): void {
+    this.#shell.stdin.end();
+  }
+}
+
+/** Whether the program goes on for as long as this stream is open. */
+function keepAlive(stream: Readable | Writable, wanted: boolean): void {
+  if (!(stream instanceof Socket)) return;
+  if (wanted) stream.ref();
+  else stream.unref();
+}
 
 async function syncNodes(nodes: readonly BytePath[]): Promise<void> {
   const limit = limiter(syncsAtOnce);

@@ -3,7 +3,7 @@ import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from 'vitest';
 import { restoreTree } from '../../../src/store/tree-files.ts';
-import { EarlySync, syncTrees } from '../../../src/store/tree-sync.ts';
+import { syncTrees, TreeSync } from '../../../src/store/tree-sync.ts';
 import { withCode } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 import { directory, file, symlink, treeFrom } from '../../support/trees.ts';
@@ -60,7 +60,7 @@ describe('syncing early', () => {
     const gate = join(folder, 'gate');
     const asked = syncProgram(`until [ -e ${gate} ]; do sleep 0.02; done`);
     const few = await written(folder, 'few', 3);
-    const early = new EarlySync(folder);
+    const early = new TreeSync(folder);
     early.wrote(31 * mebibyte);
     early.wrote(2 * mebibyte);
     early.wrote(100 * mebibyte);
@@ -81,7 +81,7 @@ describe('syncing early', () => {
     const failed = join(folder, 'failed');
     // Fails the first time alone.
     const asked = syncProgram(`[ -e ${failed} ] || { touch ${failed}; exit 1; }`);
-    const early = new EarlySync(folder);
+    const early = new TreeSync(folder);
     early.wrote(40 * mebibyte);
     const many = await written(folder, 'many', 100);
     await early.sync([many]);
