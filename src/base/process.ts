@@ -1,5 +1,6 @@
 /** Other programs: no shell, a scrubbed environment, captured errors, an end for the whole group. */
-import { spawn } from 'node:child_process';
+import { type ChildProcessByStdio, type SpawnOptions, spawn } from 'node:child_process';
+import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
 import { FlkError, systemCode } from './errors.ts';
 
@@ -56,18 +57,36 @@ export interface Running {
   kill(): void;
 }
 
+type StartOptions = Omit<RunOptions, 'input'>;
+
 /** Starts a program whose stdin and stdout the caller streams. `finished` rejects when it could not be started. */
-export function start(
+export function start(program: string, args: readonly string[], options: StartOptions = {}): Running {
+  const child = spawn(program, args, { ...common(options), stdio: ['pipe', 'pipe', 'pipe'] });
+  return { ...running(program, child, options.signal), stdout: child.stdout };
+}
+
+/** The same where stdout leads elsewhere. */
+export function startInto(
+  stdout: Socket,
   program: string,
   args: readonly string[],
-  options: Omit<RunOptions, 'input'> = {},
-): Running {
-  const child = spawn(program, args, {
-    ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-    ...(options.env === undefined ? {} : { env: options.env }),
-    ...(options.signal === undefined ? {} : { signal: options.signal }),
-    stdio: ['pipe', 'pipe', 'pipe'],
-  });
+  options: StartOptions = {},
+): Omit<Running, 'stdout'> {
+  const child = spawn(program, args, { ...common(options), stdio: ['pipe', stdout, 'pipe'] });
+  return running(program, child, options.signal);
+}
+
+const common = ({ cwd, env, signal }: StartOptions): SpawnOptions => ({
+  ...(cwd === undefined ? {} : { cwd }),
+  ...(env === undefined ? {} : { env }),
+  ...(signal === undefined ? {} : { signal }),
+});
+
+function running(
+  program: string,
+  child: ChildProcessByStdio<Writable, Readable | null, Readable>,
+  signal: AbortSignal | undefined,
+): Omit<Running, 'stdout'> {
   let stderr = '';
   child.stderr.setEncoding('utf8');
   child.stderr.on('data', (text: string) => {
@@ -75,7 +94,7 @@ export function start(
   });
   const finished = new Promise<{ status: number | null; stderr: string }>((resolve, reject) => {
     child.on('error', (error) => {
-      if (options.signal?.aborted) reject(new FlkError('FLK_INTERRUPTED', 'interrupted', { cause: error }));
+      if (signal?.aborted) reject(new FlkError('FLK_INTERRUPTED', 'interrupted', { cause: error }));
       else if (systemCode(error) === 'ENOENT')
         reject(
           new FlkError(
@@ -93,7 +112,6 @@ export function start(
   return {
     pid: child.pid,
     stdin: child.stdin,
-    stdout: child.stdout,
     finished,
     kill: () => void child.kill('SIGKILL'),
   };

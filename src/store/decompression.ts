@@ -2,21 +2,15 @@
  * Streams unpacked by the machine's own programs where they are faster than what comes with flk: liblzma of today unpacks twice as fast
  * as the one that lzma-native holds, zstd ten times as fast as JavaScript, and both beside flk's own work.
  */
-import { once } from 'node:events';
 import * as zlib from 'node:zlib';
 import { FlkError } from '../base/errors.ts';
-import { type Running, run, start } from '../base/process.ts';
+import { type Running, run, start, startInto } from '../base/process.ts';
+import { openProgramOutput } from '../base/program-output.ts';
 import { type Compression, decompress } from '../formats/archives/decompress.ts';
 import { ArchiveTruncated, archiveError } from '../formats/archives/entry.ts';
 
 /** Bytes. To start a program takes longer than to unpack less than this. */
 const worthwhile = 128 * 1024;
-
-/**
- * Bytes. xz writes 8 KiB at a time, and to wake for each takes longer than to use them: while this much is used in one go, the program
- * writes on, and the next reads find as much.
- */
-const gatheredAtOnce = 128 * 1024;
 
 interface Unpacker {
   readonly program: string;
@@ -61,7 +55,10 @@ function isThere(unpacker: Unpacker): Promise<boolean> {
   return looked;
 }
 
-/** As `decompress`, which it does where the stream is short or the machine has no such program. */
+/**
+ * As `decompress`, which it does where the stream is short or the machine has no such program. Here
+ * and there a chunk is only good until the next one is asked for.
+ */
 export async function* decompressFast(
   source: AsyncIterable<Buffer>,
   compression: Compression,
@@ -74,12 +71,12 @@ export async function* decompressFast(
     while (unpacker && size < worthwhile) {
       const next = await chunks.next();
       if (next.done) break;
-      head.push(next.value);
+      head.push(Buffer.from(next.value));
       size += next.value.length;
     }
     const all = following(head, chunks);
     if (unpacker && size >= worthwhile && (await isThere(unpacker))) yield* throughProgram(unpacker, all);
-    else yield* decompress(all, compression);
+    else yield* decompress(copiesOf(all), compression);
   } finally {
     await chunks.return?.();
   }
@@ -90,26 +87,25 @@ async function* following(head: readonly Buffer[], rest: AsyncIterator<Buffer>):
   for (let next = await rest.next(); !next.done; next = await rest.next()) yield next.value;
 }
 
+/** For who holds on to chunks that are only good until the next one is asked for. */
+export async function* copiesOf(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+  for await (const chunk of source) yield Buffer.from(chunk);
+}
+
 async function* throughProgram(
   { program, args }: Unpacker,
   source: AsyncIterable<Buffer>,
 ): AsyncGenerator<Buffer> {
-  const child = start(program, args, { env: environment });
+  const output = await openProgramOutput();
+  const child = output
+    ? { ...startInto(output.end, program, args, { env: environment }), stdout: output.chunks }
+    : start(program, args, { env: environment });
+  output?.end.destroy();
   const fed = feed(child, source);
   // Seen below, once the program's output has ended.
   fed.catch(child.kill);
   try {
-    let gathered: Buffer[] = [];
-    let size = 0;
-    for await (const chunk of child.stdout) {
-      gathered.push(chunk as Buffer);
-      size += (chunk as Buffer).length;
-      if (size < gatheredAtOnce) continue;
-      yield* gathered;
-      gathered = [];
-      size = 0;
-    }
-    yield* gathered;
+    for await (const chunk of child.stdout) yield chunk as Buffer;
     await fed;
     const { status, stderr } = await child.finished;
     if (status !== 0) throw failure(program, stderr);
@@ -119,14 +115,15 @@ async function* throughProgram(
   }
 }
 
-/** Sends it all, no faster than the program takes it. Rejects with what is wrong with the source; a program that ends says why itself. */
-async function feed({ stdin }: Running, source: AsyncIterable<Buffer>): Promise<void> {
-  const closed = new Promise<void>((resolve) => {
-    stdin.on('close', resolve).on('error', () => resolve());
-  });
+/**
+ * Sends it all, each chunk once the program has taken the one before. Rejects with what is wrong with the source; a program that ends
+ * says why itself.
+ */
+async function feed({ stdin }: Pick<Running, 'stdin'>, source: AsyncIterable<Buffer>): Promise<void> {
+  stdin.on('error', () => {});
   for await (const chunk of source) {
+    await new Promise((taken) => stdin.write(chunk, taken));
     if (stdin.destroyed) return;
-    if (!stdin.write(chunk)) await Promise.race([once(stdin, 'drain').catch(() => {}), closed]);
   }
   stdin.end();
 }

@@ -1,6 +1,6 @@
 /** `flk log`, and the options that limit builds, on the command line. */
 import { spawn, spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { flakeWorld } from '../support/cli.ts';
@@ -38,6 +38,19 @@ describe.skipIf(!canSandbox)(`builds${canSandbox ? '' : ' (skipped: no sandbox)'
     const { status, stderr } = await world.flk(['log', '.#bad']);
     expect(status).toBe(1);
     expect(stderr).toContain('FLK_LOG_MISSING');
+  });
+
+  it('that were done elsewhere have the logs that a cache holds, however long', async () => {
+    const world = flakeWorld(manifest);
+    const { derivations } = JSON.parse((await world.flk(['derivation', 'show', '.#bad'])).stdout);
+    const [name = ''] = Object.keys(derivations);
+    const cache = join(world.folder, 'cache');
+    mkdirSync(join(cache, 'log'), { recursive: true });
+    writeFileSync(join(cache, 'nix-cache-info'), 'StoreDir: /nix/store\n');
+    const text = Array.from({ length: 200_000 }, (_, i) => `line ${i}\n`).join('');
+    writeFileSync(join(cache, 'log', name), text);
+    const { status, stdout } = await world.flk(['log', '--substituters', `file://${cache}`, '.#bad']);
+    expect({ status, isWhole: stdout === text }).toEqual({ status: 0, isWhole: true });
   });
 
   it('that fail are kept where one asks for it, and point at their log', async () => {

@@ -8,6 +8,7 @@ import { instantiate } from '../../build/instantiate.ts';
 import { parseDerivation } from '../../formats/derivation.ts';
 import { baseNameOf, type StorePath } from '../../formats/store-path.ts';
 import { cleanLine } from '../../report/text.ts';
+import { copiesOf } from '../../store/decompression.ts';
 import type { Store } from '../../store/store.ts';
 import { openOne } from '../building.ts';
 import { openCache } from '../caches.ts';
@@ -95,7 +96,7 @@ async function fromCaches(context: Context, drvPath: StorePath): Promise<Readabl
     const { cache } = await openCache(context, address);
     if (context.offline && !cache.local) continue;
     const log = await cache.nar({ url: `log/${baseNameOf(drvPath)}` }).catch(() => undefined);
-    if (log) return Readable.from(log);
+    if (log) return Readable.from(copiesOf(log));
   }
   return undefined;
 }

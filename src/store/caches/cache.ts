@@ -24,12 +24,10 @@ export interface BinaryCache {
   /** Undefined: the cache has no such path. Throws FLK_CACHE_INVALID. */
   narInfo(path: StorePath): Promise<NarInfo | undefined>;
   /**
-   * The archive as it lies in the cache, packed; undefined where the cache has lost it. A chunk of what is known not to be compressed
-   * is only good until the next one is asked for.
+   * The archive as it lies in the cache, packed; undefined where the cache has lost it. A chunk is only good until the next one is
+   * asked for.
    */
-  nar(
-    info: Pick<NarInfo, 'url'> & Partial<Pick<NarInfo, 'compression'>>,
-  ): Promise<AsyncIterable<Buffer> | undefined>;
+  nar(info: Pick<NarInfo, 'url'>): Promise<AsyncIterable<Buffer> | undefined>;
   /** Makes the cache where there is none. Called before anything is put. */
   prepare(): Promise<void>;
   /** Takes the file at `file` as the archive at `url`, unless there is one. The file may be moved or left. */

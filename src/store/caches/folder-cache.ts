@@ -63,14 +63,9 @@ export class FolderCache implements BinaryCache {
     }
   }
 
-  async nar({
-    url,
-    compression,
-  }: Pick<NarInfo, 'url'> & Partial<Pick<NarInfo, 'compression'>>): Promise<
-    AsyncIterable<Buffer> | undefined
-  > {
+  async nar({ url }: Pick<NarInfo, 'url'>): Promise<AsyncIterable<Buffer> | undefined> {
     const file = openIfThere(join(this.#folder, url));
-    return file && pieces(file, compression === 'none');
+    return file && pieces(file);
   }
 
   async prepare(): Promise<void> {
@@ -159,10 +154,10 @@ function readWhole({ place, fd, size }: OpenFile): Buffer {
 }
 
 /**
- * The next piece is read while the last one is used. `reuse`: into the memory of the one before. To have the system find a gigabyte of
- * fresh memory takes longer than to read it.
+ * The next piece is read while the last one is used, into the memory of the one before: to have the system find a gigabyte of fresh
+ * memory takes longer than to read it.
  */
-async function* pieces(file: OpenFile, reuse: boolean): AsyncGenerator<Buffer> {
+async function* pieces(file: OpenFile): AsyncGenerator<Buffer> {
   const { place, fd, size } = file;
   let pending: Promise<{ bytesRead: number }> | undefined;
   try {
@@ -178,7 +173,7 @@ async function* pieces(file: OpenFile, reuse: boolean): AsyncGenerator<Buffer> {
         throw unreadable(place, error);
       });
       if (bytesRead === 0) return;
-      [filling, full] = [reuse ? full : Buffer.allocUnsafeSlow(pieceSize), filling];
+      [filling, full] = [full, filling];
       pending = readSome(fd, filling, 0, pieceSize, null);
       yield full.subarray(0, bytesRead);
     }
