@@ -1,5 +1,10 @@
+import { randomBytes } from 'node:crypto';
+import { getEventListeners } from 'node:events';
+import { createServer, type RequestListener } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import { HttpClient, statusError, TransientError } from '../../../src/sources/http.ts';
 import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
@@ -59,4 +64,112 @@ it('names a file of certificates that cannot be read', async () => {
   const error = await errorOf(client.send({ method: 'GET', url: new URL('https://127.0.0.1:1/') }));
   expect(error.code).toBe('FLK_FILE_UNREADABLE');
   expect(error.message).toContain(missing);
+});
+
+async function serving(listener: RequestListener): Promise<URL> {
+  const server = createServer(listener).listen(0, '127.0.0.1');
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  await new Promise((resolve) => server.once('listening', resolve));
+  return new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
+}
+
+describe('a body', () => {
+  const large = randomBytes(8_000_000);
+
+  it('is whole, however slowly it is read', async () => {
+    const place = await serving((_, response) => response.end(large));
+    const { body } = await new HttpClient().send({ method: 'GET', url: place });
+    const chunks: Buffer[] = [];
+    for await (const chunk of body) {
+      chunks.push(chunk);
+      if (chunks.length % 30 === 0) await sleep(10);
+    }
+    expect(Buffer.concat(chunks).equals(large)).toBe(true);
+  });
+
+  it('makes the server wait for a reader that does not come', async () => {
+    let sent = 0;
+    const place = await serving(async (_, response) => {
+      for (let i = 0; i < 4000 && !response.destroyed; i++) {
+        const goesOn = response.write(large.subarray(0, 64 * 1024));
+        sent += 64 * 1024;
+        if (!goesOn)
+          await Promise.race([new Promise((resolve) => response.once('drain', resolve)), sleep(300)]);
+        if (response.writableNeedDrain) return;
+      }
+    });
+    const { body } = await new HttpClient().send({ method: 'GET', url: place });
+    const chunks = body[Symbol.asyncIterator]();
+    await chunks.next();
+    await sleep(700);
+    expect(sent).toBeLessThan(40_000_000);
+    await chunks.return?.();
+  });
+
+  it('that ends early gives what came, and an error that passes', async () => {
+    const place = await serving((_, response) => {
+      response.writeHead(200, { 'content-length': 1000 });
+      response.write('some');
+      setTimeout(() => response.destroy(), 50);
+    });
+    const { body } = await new HttpClient().send({ method: 'GET', url: place });
+    const chunks: Buffer[] = [];
+    const error = await errorOf(
+      (async () => {
+        for await (const chunk of body) chunks.push(chunk);
+      })(),
+    );
+    expect(Buffer.concat(chunks).toString()).toBe('some');
+    expect(error).toBeInstanceOf(TransientError);
+  });
+
+  it('that has come and is left leaves the connection for the next one', async () => {
+    const ports = new Set<number | undefined>();
+    const place = await serving(({ socket }, response) => {
+      ports.add(socket.remotePort);
+      response.end('short');
+    });
+    const client = new HttpClient({ maxSockets: 1 });
+    for (let i = 0; i < 5; i++) {
+      const { body } = await client.send({ method: 'GET', url: place });
+      await sleep(20);
+      for await (const _ of body) break;
+    }
+    expect(ports.size).toBe(1);
+  });
+});
+
+describe('a signal', () => {
+  it('ends all that is on its way, is listened to once, and not any more afterwards', async () => {
+    const place = await serving((request, response) => {
+      response.write('begun');
+      if (request.url === '/short') response.end();
+    });
+    const abort = new AbortController();
+    const client = new HttpClient({ signal: abort.signal, maxSockets: 40 });
+    const short = await client.send({ method: 'GET', url: new URL('short', place) });
+    for await (const chunk of short.body) expect(chunk.toString()).toBe('begun');
+    await expect.poll(() => getEventListeners(abort.signal, 'abort').length).toBe(0);
+    const bodies = await Promise.all(
+      Array.from({ length: 30 }, async () => {
+        const { body } = await client.send({ method: 'GET', url: place });
+        const chunks = body[Symbol.asyncIterator]();
+        await chunks.next();
+        return errorOf(chunks.next());
+      }).map(async (ended, i) => {
+        if (i === 29) {
+          await sleep(200);
+          expect(getEventListeners(abort.signal, 'abort')).toHaveLength(1);
+          abort.abort();
+        }
+        return (await ended).code;
+      }),
+    );
+    expect(new Set(bodies)).toEqual(new Set(['FLK_INTERRUPTED']));
+    await expect.poll(() => getEventListeners(abort.signal, 'abort').length).toBe(0);
+    expect((await errorOf(client.send({ method: 'GET', url: place }))).code).toBe('FLK_INTERRUPTED');
+  });
 });
