@@ -1,6 +1,6 @@
 /**
  * What a program prints, read into the same memory over and over. Node's pipes take fresh memory for each read, and a gigabyte of it
- * costs more in page faults than all else that is done with the bytes.
+ * costs more in page faults than all else that is done with the bytes. By a socket, for a named pipe takes a program to make it.
  */
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -12,6 +12,9 @@ import { join } from 'node:path';
 const bufferSize = 256 * 1024;
 /** Bytes that are gathered before they are handed on: xz prints 8 KiB at a time, and each hand-over takes longer than the next print. */
 const handedOnFrom = 128 * 1024;
+
+/** Bytes of a socket's path: 108 with the NUL at its end on Linux, 104 elsewhere. Node cuts longer ones off, and they lie in another folder. */
+const longestPath = 103;
 
 export interface ProgramOutput {
   /** To be given to the program as its stdout, and destroyed here once it has started. */
@@ -27,7 +30,8 @@ export async function openProgramOutput(): Promise<ProgramOutput | undefined> {
   try {
     // Nobody else may look into it, let alone connect.
     folder = await mkdtemp(join(tmpdir(), 'flk-output-'));
-    return await connected(server, join(folder, 'socket'));
+    const path = join(folder, 'socket');
+    return Buffer.byteLength(path) > longestPath ? undefined : await connected(server, path);
   } catch {
     return undefined;
   } finally {
@@ -37,8 +41,8 @@ export async function openProgramOutput(): Promise<ProgramOutput | undefined> {
 }
 
 async function connected(server: Server, path: string): Promise<ProgramOutput> {
-  const accepted = once(server, 'connection') as Promise<[Socket]>;
   await once(server.listen(path), 'listening');
+  const accepted = once(server, 'connection') as Promise<[Socket]>;
   const chunks = new Chunks(path);
   await chunks.connected;
   const [end] = await accepted;

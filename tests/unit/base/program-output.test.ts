@@ -1,7 +1,8 @@
 /** What programs print, as it is read into memory that is used again. */
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { startInto } from '../../../src/base/process.ts';
@@ -94,7 +95,10 @@ describe('what a program prints', () => {
     await once(output.end, 'close');
     vi.stubEnv('TMPDIR', '/nonexistent');
     expect(await openProgramOutput()).toBeUndefined();
-    vi.stubEnv('TMPDIR', `${folder}/${'long/'.repeat(40)}`);
+    const deep = join(folder, ...Array.from({ length: 5 }, () => 'a-long-name-of-a-folder'));
+    mkdirSync(deep, { recursive: true });
+    vi.stubEnv('TMPDIR', deep);
     expect(await openProgramOutput()).toBeUndefined();
+    expect(readdirSync(deep)).toEqual([]);
   });
 });
