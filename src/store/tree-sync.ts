@@ -67,8 +67,13 @@ export class TreeSync {
   }
 
   async #syncAll(): Promise<void> {
-    this.#fileSystem ??= new FileSystemSync(this.#folder);
-    this.#failed = !(await this.#fileSystem.sync());
+    try {
+      this.#fileSystem ??= new FileSystemSync(this.#folder);
+      this.#failed = !(await this.#fileSystem.sync());
+    } catch {
+      // No program can be started: there is no memory for one, or no descriptor.
+      this.#failed = true;
+    }
   }
 }
 

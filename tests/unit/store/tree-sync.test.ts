@@ -76,6 +76,15 @@ describe('syncing early', () => {
     expect(asked()).toHaveLength(2);
   });
 
+  it('does without where no program can be started', async () => {
+    const asked = syncProgram('exit 0');
+    // No word of a command line can hold this.
+    const early = new TreeSync('/a\0b');
+    early.wrote(40 * mebibyte);
+    await early.sync([await written(temporaryFolder(), 'many', 100)]);
+    expect(asked()).toEqual([]);
+  });
+
   it('asks each node from then on where it once failed: who comes later is not told why', async () => {
     const folder = temporaryFolder();
     const failed = join(folder, 'failed');
