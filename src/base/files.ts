@@ -147,10 +147,12 @@ export async function takeFileLock(
 ): Promise<() => void> {
   const owner = mark?.owner ?? (await ownerName()).replaceAll('-', ' ');
   const deadline = Date.now() + patience;
-  let placed: Placed | undefined;
   for (let wait = 5; ; wait = Math.min(wait * 2, 200)) {
-    placed = await take(path, owner, mark);
-    if (placed) break;
+    const placed = await take(path, owner, mark);
+    if (placed)
+      return () => {
+        if (isOwn(path, placed)) removeLock(path);
+      };
     if (Date.now() > deadline) {
       throw new FlkError('FLK_LOCK_BUSY', `${path} is held by another flk`, {
         facts: { holder: holder(path) },
@@ -159,10 +161,6 @@ export async function takeFileLock(
     throwIfAborted(signal);
     await sleep(wait);
   }
-  const own = placed;
-  return () => {
-    if (isOwn(path, own)) removeLock(path);
-  };
 }
 
 /** Whether a living process holds the lock at `path`. */

@@ -56,8 +56,8 @@ function isThere(unpacker: Unpacker): Promise<boolean> {
 }
 
 /**
- * As `decompress`, which it does where the stream is short or the machine has no such program. Here
- * and there a chunk is only good until the next one is asked for.
+ * As `decompress`, which it does where the stream is short or the machine has no such program. A chunk, of the source's too, need only be
+ * good until the next one is asked for.
  */
 export async function* decompressFast(
   source: AsyncIterable<Buffer>,
@@ -74,17 +74,18 @@ export async function* decompressFast(
       head.push(Buffer.from(next.value));
       size += next.value.length;
     }
-    const all = following(head, chunks);
-    if (unpacker && size >= worthwhile && (await isThere(unpacker))) yield* throughProgram(unpacker, all);
-    else yield* decompress(copiesOf(all), compression);
+    const rest = { [Symbol.asyncIterator]: () => chunks };
+    if (unpacker && size >= worthwhile && (await isThere(unpacker)))
+      yield* throughProgram(unpacker, following(head, rest));
+    else yield* decompress(following(head, copiesOf(rest)), compression);
   } finally {
     await chunks.return?.();
   }
 }
 
-async function* following(head: readonly Buffer[], rest: AsyncIterator<Buffer>): AsyncGenerator<Buffer> {
+async function* following(head: readonly Buffer[], rest: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   yield* head;
-  for (let next = await rest.next(); !next.done; next = await rest.next()) yield next.value;
+  yield* rest;
 }
 
 /** For who holds on to chunks that are only good until the next one is asked for. */
