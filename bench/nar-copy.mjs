@@ -5,7 +5,7 @@
  * 2. Where Nix is, one path with its own libraries and those of what is beside it, about 7,000 files and 250 MB: as packages are.
  * 3. A path that refers to 500 small ones.
  *
- * All stores stay until the end (6 GB a round): ext4 without a journal passes over each inode that went in the last minutes, so that
+ * All stores stay until the end (5 GB a round): ext4 without a journal passes over each inode that went in the last minutes, so that
  * whoever comes after a removal pays for it, four times what the work takes.
  *
  * From the same folder, as file:// and over HTTP on loopback (by nginx where there is one), packed with xz, with zstd where Node or Nix
@@ -29,7 +29,7 @@ import {
 import { createServer } from 'node:http';
 import { join } from 'node:path';
 import * as zlib from 'node:zlib';
-import { bundle, measure, median, nixRunner, repository, scratchFolder } from './support.mjs';
+import { bundle, enginesRoot, measure, median, nixRunner, repository, scratchFolder } from './support.mjs';
 
 const [rounds = 3, fileCount = 10_000, pathCount = 500] = process.argv.slice(2).map(Number);
 const scratch = scratchFolder();
@@ -37,15 +37,14 @@ const nix = nixRunner();
 if (!nix) console.log('no Nix to compare with: tests/engines/install gives one');
 const flk = join(repository, 'bin/flk.js');
 
-const engines = process.env.FLK_ENGINES ?? '/opt/flk-engines';
 /** The xz that was built with Nix's liblzma. */
 const programs = join(scratch, 'programs');
 mkdirSync(programs);
-if (nix && existsSync(join(engines, 'usr/bin/xz')))
+if (nix && existsSync(join(enginesRoot, 'usr/bin/xz')))
   writeFileSync(
     join(programs, 'xz'),
     `#!/bin/sh
-exec ${engines}/lib64/ld-linux-*.so.* --library-path "$(echo ${engines}/usr/lib/*-linux-gnu)" ${engines}/usr/bin/xz "$@"
+exec ${enginesRoot}/lib64/ld-linux-*.so.* --library-path "$(echo ${enginesRoot}/usr/lib/*-linux-gnu)" ${enginesRoot}/usr/bin/xz "$@"
 `,
     { mode: 0o755 },
   );
@@ -90,7 +89,7 @@ const fill = await bundle(
   join(scratch, 'fill.mjs'),
 );
 const source = join(scratch, 'store');
-const libraries = join(engines, 'usr/lib');
+const libraries = join(enginesRoot, 'usr/lib');
 const filled = spawnSync(process.execPath, [fill, source, large, ...(nix ? [libraries] : [])], {
   encoding: 'utf8',
 });
@@ -102,7 +101,7 @@ const titles = [
   `${pathCount} small paths`,
 ];
 
-const hasNginx = nix && existsSync(join(engines, 'usr/sbin/nginx'));
+const hasNginx = nix && existsSync(join(enginesRoot, 'usr/sbin/nginx'));
 const serve = hasNginx ? serveByNginx : serveByNode;
 
 async function serveByNode(folder) {
@@ -177,14 +176,12 @@ for (const compression of packings) {
       : [process.execPath, [flk, 'cache', 'push', ...to]];
   const pushed = spawnSync(program, words, { encoding: 'utf8', env: environment(scratch) });
   if (pushed.status !== 0) throw new Error(pushed.stderr);
-  if (compression === packings[0])
-    spawnSync(
-      process.execPath,
-      [flk, 'cache', 'pull', '--store', join(scratch, 'first'), cache, paths.at(-1)],
-      {
-        env: environment(join(scratch, 'first')),
-      },
-    );
+  if (compression === packings[0]) {
+    const home = join(scratch, 'first');
+    await measure(process.execPath, [flk, 'cache', 'pull', '--quiet', '--store', home, cache, paths.at(-1)], {
+      env: environment(home),
+    });
+  }
   const server = await serve(cache);
   for (const [i, path] of paths.entries())
     for (const url of [`file://${cache}`, server.url]) {

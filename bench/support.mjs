@@ -35,10 +35,12 @@ export async function bundle(code, file) {
   return file;
 }
 
+/** Where tests/engines/install puts Nix and its neighbours. */
+export const enginesRoot = process.env.FLK_ENGINES ?? '/opt/flk-engines';
+
 /** The runner for Nix, or undefined where tests/engines/install has not put one. */
 export function nixRunner() {
-  const root = process.env.FLK_ENGINES ?? '/opt/flk-engines';
-  return existsSync(join(root, '.complete')) ? join(repository, 'tests/engines/nix') : undefined;
+  return existsSync(join(enginesRoot, '.complete')) ? join(repository, 'tests/engines/nix') : undefined;
 }
 
 /**
