@@ -57,7 +57,7 @@ export function measure(command, args, options = {}) {
     const look = () => {
       peak = Math.max(peak, highWater(child.pid));
     };
-    const timer = setInterval(look, 5);
+    const timer = setInterval(look, 50);
     child.stdout.on('data', (chunk) => {
       output += chunk;
     });
@@ -65,7 +65,7 @@ export function measure(command, args, options = {}) {
     child.on('exit', () => clearInterval(timer));
     child.on('close', (status) => {
       if (status === 0) resolve({ ms: performance.now() - started, peak, output: output.trim() });
-      else reject(new Error(`${command} ${args.join(' ')} ended with ${status}`));
+      else reject(new Error(`${command} ${args.join(' ').slice(0, 300)} ended with ${status}`));
     });
   });
 }

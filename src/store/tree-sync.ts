@@ -1,11 +1,9 @@
 /** Trees on their way to the disk: what becomes valid must last through a power cut. */
-import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { closeSync, constants, fsync, lstatSync, openSync, readdirSync } from 'node:fs';
-import { Socket } from 'node:net';
 import { dirname } from 'node:path';
-import type { Readable, Writable } from 'node:stream';
 import { promisify } from 'node:util';
 import { limiter } from '../base/concurrency.ts';
+import { Servant } from '../base/servant.ts';
 import { type BytePath, bytePath, onDisk, reading, unwritable, writing } from './tree-files.ts';
 
 const fsyncFile = promisify(fsync);
@@ -32,7 +30,7 @@ export async function syncTrees(paths: readonly string[]): Promise<void> {
  */
 export class TreeSync {
   readonly #folder: string;
-  #fileSystem: FileSystemSync | undefined;
+  #fileSystem: Servant | undefined;
   #unsynced = 0;
   #running: Promise<void> | undefined;
   /** A failure is told once, to whoever syncs first. From then on each file is asked, and knows its own. */
@@ -68,8 +66,8 @@ export class TreeSync {
 
   async #syncAll(): Promise<void> {
     try {
-      this.#fileSystem ??= new FileSystemSync(this.#folder);
-      this.#failed = !(await this.#fileSystem.sync());
+      this.#fileSystem ??= new Servant(servantScript, [this.#folder]);
+      this.#failed = (await this.#fileSystem.ask('\n')) === undefined;
     } catch {
       // No program can be started: there is no memory for one, or no descriptor.
       this.#failed = true;
@@ -78,57 +76,7 @@ export class TreeSync {
 }
 
 /** Syncs the file system of a folder for each line, and answers with an empty one. */
-const servant = 'while read -r _; do sync -f "$1" || exit; echo; done';
-
-/**
- * `sync -f` as often as it is asked for, by a shell that is started once: to start a program, Node makes a copy of itself, after which
- * each part of its memory costs a page fault when it is next written to. For a pull of 250 MB that took longer than its writing.
- */
-class FileSystemSync {
-  readonly #shell: ChildProcessByStdio<Writable, Readable, null>;
-  readonly #waiting: ((done: boolean) => void)[] = [];
-  #over = false;
-
-  constructor(folder: string) {
-    const shell = spawn('sh', ['-c', servant, 'sh', folder], { stdio: ['pipe', 'pipe', 'ignore'] });
-    this.#shell = shell;
-    const over = (): void => {
-      this.#over = true;
-      for (const answer of this.#waiting.splice(0)) answer(false);
-    };
-    shell.on('error', over).on('close', over);
-    shell.stdin.on('error', () => {});
-    shell.stdout.on('data', (lines: Buffer) => {
-      for (const answer of this.#waiting.splice(0, lines.length)) answer(true);
-      keepAlive(shell.stdout, this.#waiting.length > 0);
-    });
-    // It ends with flk, which need not wait for it.
-    shell.unref();
-    keepAlive(shell.stdin, false);
-  }
-
-  /** False where the machine cannot do it, or the disk took something not; from then on it always is. */
-  async sync(): Promise<boolean> {
-    if (this.#over) return false;
-    const done = new Promise<boolean>((resolve) => {
-      this.#waiting.push(resolve);
-    });
-    keepAlive(this.#shell.stdout, true);
-    this.#shell.stdin.write('\n');
-    return await done;
-  }
-
-  close(): void {
-    this.#shell.stdin.end();
-  }
-}
-
-/** Whether the program goes on for as long as this stream is open. */
-function keepAlive(stream: Readable | Writable, wanted: boolean): void {
-  if (!(stream instanceof Socket)) return;
-  if (wanted) stream.ref();
-  else stream.unref();
-}
+const servantScript = 'while read -r _; do sync -f "$1" || exit; echo; done';
 
 async function syncNodes(nodes: readonly BytePath[]): Promise<void> {
   const limit = limiter(syncsAtOnce);

@@ -77,6 +77,16 @@ for (const { sandbox, usable } of sandboxVariants) {
         },
       );
 
+      it.skipIf(!hasGroups)('is not blamed for what another wanted before it', async () => {
+        const limits = { maxProcesses: 60, maxMemory: 100_000_000 };
+        const greedy = 'for i in $(seq 100); do sleep 1 & done 2>/dev/null; exit 3';
+        const codes: string[] = [];
+        for (const script of [greedy, 'exit 3', greedy, 'exit 4'])
+          codes.push((await errorOf(engine.build(buildRequest(script, [], { limits })))).code);
+        await engine.close();
+        expect(codes).toEqual(['FLK_BUILD_LIMIT', 'FLK_BUILD_FAILED', 'FLK_BUILD_LIMIT', 'FLK_BUILD_FAILED']);
+      });
+
       it('takes memory without end', async () => {
         const error = await failure('head -c 400000000 /dev/zero | tail -c 400000000 > /dev/null', {
           limits: { maxMemory: 50_000_000 },

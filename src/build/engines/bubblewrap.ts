@@ -6,13 +6,12 @@ import { kernelFiles, type View } from './view.ts';
 
 /** A sandbox that starts `program` (bwrap). */
 export function bubblewrap(program: string): Sandbox {
+  const filter = seccompFilter(process.arch);
   return {
     name: 'bubblewrap',
     confine: async (view: View, _folder: string, inside: Inside): Promise<Confined> => {
       const options = optionsFor(view, inside);
-      if (!view.isolated)
-        return { program, args: [...options, '--', ...inside.argv], inputs: [], started: () => true };
-      const filter = seccompFilter(process.arch);
+      if (!view.isolated) return { program, args: [...options, '--', ...inside.argv], inputs: [] };
       if (filter) options.push('--seccomp', '5');
       return {
         program,
@@ -20,7 +19,7 @@ export function bubblewrap(program: string): Sandbox {
         args: ['--json-status-fd', '3', '--args', '4', '--', ...inside.argv],
         inputs: [options.map((option) => `${option}\0`).join(''), ...(filter ? [filter] : [])],
         // Only a command that was started has an exit code; a sandbox that could not be made has none.
-        started: (status) => status.includes('"exit-code"'),
+        started: (report) => report.includes('"exit-code"'),
       };
     },
   };

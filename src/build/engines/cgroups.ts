@@ -2,6 +2,7 @@
  * Control groups: what a build and all that it starts may use together, counted by the kernel. Facts: cgroups(7) and the kernel's
  * cgroup-v2 and cgroup-v1 documents. Where this user may make no group (that is up to who set the machine up), there is none.
  */
+import { readFileSync } from 'node:fs';
 import { access, constants, mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -26,7 +27,7 @@ interface Enforced {
 export interface Group {
   /** Whoever writes 0 to each of these files is in the group, and with it all that it starts from then on. */
   readonly entrances: readonly string[];
-  enforced(): Promise<Enforced>;
+  enforced(): Enforced;
   /** Kills whoever is in the group. */
   kill(): Promise<void>;
   /** Kills them and removes the group. */
@@ -70,7 +71,7 @@ export class ControlGroups {
     return new ControlGroups(parents);
   }
 
-  /** A group of its own for one build. Rejects with a system error where the kernel refuses. */
+  /** A group of its own. Rejects with a system error where the kernel refuses. */
   async create(caps: Caps): Promise<Group> {
     const name = `${prefix}${await ownerName()}`;
     const groups: Parent[] = [];
@@ -120,16 +121,21 @@ function niceties({ version, controllers }: Parent, caps: Caps): [file: string, 
     : [['memory.memsw.limit_in_bytes', String(caps.maxMemory)]];
 }
 
-async function enforced(groups: readonly Parent[]): Promise<Enforced> {
+/** The kernel writes these few lines out of its memory. */
+function enforced(groups: readonly Parent[]): Enforced {
   const counts = { memory: 0, processes: 0 };
   for (const { folder, version, controllers } of groups) {
-    const count = async (file: string, key: string): Promise<number> => {
-      const text = await readFile(join(folder, file), 'utf8').catch(() => '');
-      return Number(new RegExp(`^${key} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+    const count = (file: string, key: string): number => {
+      try {
+        const text = readFileSync(join(folder, file), 'utf8');
+        return Number(new RegExp(`^${key} (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
+      } catch {
+        return 0;
+      }
     };
     if (controllers.includes('memory'))
-      counts.memory += await count(version === 2 ? 'memory.events' : 'memory.oom_control', 'oom_kill');
-    if (controllers.includes('pids')) counts.processes += await count('pids.events', 'max');
+      counts.memory += count(version === 2 ? 'memory.events' : 'memory.oom_control', 'oom_kill');
+    if (controllers.includes('pids')) counts.processes += count('pids.events', 'max');
   }
   return counts;
 }

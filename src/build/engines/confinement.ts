@@ -1,9 +1,8 @@
-/** How one build is held to its limits on memory and processes: by control groups, else by limits on each process. */
+/** How builds, one at a time, are held to their limits on memory and processes: by control groups, else by limits on each process. */
 import { readdirSync, statSync } from 'node:fs';
 import { FlkError } from '../../base/errors.ts';
 import { type Caps, ControlGroups, type Group } from './cgroups.ts';
 import type { BuildLimits } from './engine.ts';
-import type { Ended } from './sandbox.ts';
 
 export interface Confinement {
   readonly entrances: Group['entrances'];
@@ -11,8 +10,11 @@ export interface Confinement {
   readonly ulimits: readonly [processes: string, data: string];
   /** Whoever is left of the build, wherever it has gone. */
   kill(): Promise<void>;
-  /** Throws FLK_BUILD_LIMIT where the kernel had to enforce a cap and the build is the worse for it. */
-  assertWithin(ended: Pick<Ended, 'status'>): Promise<void>;
+  /**
+   * At each build's end. Throws FLK_BUILD_LIMIT where the kernel had to enforce a cap and the build is the worse for it. `status`: its
+   * exit status; undefined where it was killed.
+   */
+  assertWithin(status: number | undefined): void;
   remove(): Promise<void>;
 }
 
@@ -30,7 +32,7 @@ export class Confinements {
     if (key === '') return byLimits(caps);
     const groups = this.#groups.get(key) ?? ControlGroups.find(caps);
     this.#groups.set(key, groups);
-    const group = await (await groups)?.create(caps).catch(() => undefined);
+    const group = await (await groups)?.create(withStarter(caps)).catch(() => undefined);
     if (group) return byGroup(group, caps);
     // What was refused once is not tried for each build.
     this.#groups.set(key, Promise.resolve(undefined));
@@ -38,15 +40,23 @@ export class Confinements {
   }
 }
 
+/** The shell that starts the builds is one process more. */
+const withStarter = ({ maxProcesses, ...caps }: Caps): Caps => ({
+  ...caps,
+  ...(maxProcesses === undefined ? {} : { maxProcesses: maxProcesses + 1 }),
+});
+
 function byGroup(group: Group, caps: Caps): Confinement {
+  let before = { memory: 0, processes: 0 };
   return {
     entrances: group.entrances,
     ulimits: ['unlimited', 'unlimited'],
     kill: () => group.kill(),
     remove: () => group.remove(),
-    assertWithin: async ({ status }) => {
-      const { memory, processes } = await group.enforced();
-      if (memory > 0)
+    assertWithin: (status) => {
+      const { memory, processes } = before;
+      before = group.enforced();
+      if (before.memory > memory)
         throw new FlkError(
           'FLK_BUILD_LIMIT',
           `the builder needed more than ${caps.maxMemory} bytes of memory`,
@@ -55,7 +65,7 @@ function byGroup(group: Group, caps: Caps): Confinement {
             hint: 'allow more with --max-memory, or fewer jobs in the build with --cores',
           },
         );
-      if (processes > 0 && status !== 0)
+      if (before.processes > processes && status !== 0)
         throw new FlkError('FLK_BUILD_LIMIT', `the builder wanted more than ${caps.maxProcesses} processes`, {
           facts: { limit: `maxProcesses ${caps.maxProcesses}` },
           hint: 'allow more with --max-processes, or fewer jobs in the build with --cores',
@@ -78,7 +88,7 @@ function byLimits({ maxMemory, maxProcesses }: Caps): Confinement {
     kill: async () => {},
     remove: async () => {},
     // A process that was refused memory says so itself, if it can.
-    assertWithin: async () => {},
+    assertWithin: () => {},
   };
 }
 

@@ -1,16 +1,5 @@
 /** The engine that builds on this machine, shut in by bubblewrap or util-linux; docs/sandbox.md says what a build sees. */
-import {
-  chmod,
-  type FileHandle,
-  lstat,
-  mkdir,
-  open,
-  readFile,
-  realpath,
-  rename,
-  stat,
-  writeFile,
-} from 'node:fs/promises';
+import { chmod, lstat, mkdir, readFile, realpath, rename, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { throwIfAborted } from '../../base/concurrency.ts';
 import { FlkError, systemCode } from '../../base/errors.ts';
@@ -18,11 +7,10 @@ import type { Reporter } from '../../base/events.ts';
 import { baseNameOf, type StorePath, storeDir } from '../../formats/store-path.ts';
 import type { Store } from '../../store/store.ts';
 import { bubblewrap } from './bubblewrap.ts';
-import { Confinements } from './confinement.ts';
 import type { BuildRequest, BuiltOutputs, Engine } from './engine.ts';
 import { builderEnvironment } from './environment.ts';
 import { keepBuildFolder } from './failed.ts';
-import { findTool, sandboxUnavailable, toolPath } from './host.ts';
+import { findTool, sandboxUnavailable } from './host.ts';
 import type { Confined, Ended, Sandbox } from './sandbox.ts';
 import { type Supervised, supervise } from './supervise.ts';
 import { surroundingsOf } from './surroundings.ts';
@@ -56,7 +44,6 @@ function sandboxedEngine(
   const place: Place = {
     store,
     workshop: new Workshop(store),
-    confinements: new Confinements(),
     keepFailed,
   };
   let candidates: Promise<Sandbox[]> | undefined;
@@ -87,7 +74,6 @@ function sandboxedEngine(
 interface Place {
   readonly store: Pick<Store, 'physical' | 'stage'>;
   readonly workshop: Workshop;
-  readonly confinements: Confinements;
   readonly keepFailed: string | undefined;
 }
 
@@ -150,7 +136,6 @@ async function works(sandbox: Sandbox, place: Place, request: BuildRequest): Pro
  * even that is refused, the store must really be at /nix/store.
  */
 function openEngine({ store, reporter, keepFailed }: LocalEngineOptions): Engine {
-  const confinements = new Confinements();
   let told = false;
   const refusal: Engine['refusal'] = ({ toolchain }) =>
     toolchain.kind === 'path'
@@ -167,7 +152,7 @@ function openEngine({ store, reporter, keepFailed }: LocalEngineOptions): Engine
       // Not shared: what has left the builder's group may keep its log open.
       const workshop = new Workshop(store);
       try {
-        const built = await buildOpenly({ store, workshop, confinements, keepFailed }, request);
+        const built = await buildOpenly({ store, workshop, keepFailed }, request);
         return { ...built, dispose: () => built.dispose().then(() => workshop.close()) };
       } catch (error) {
         await workshop.close();
@@ -186,7 +171,7 @@ function buildOpenly(
   return inStage(place, request, async ({ folder, scratch, dispose, failed }) => {
     if (await isAtHome(store, request)) {
       await clearOutputs(store, scratch, request);
-      const ended = await run(direct(request, scratch), place, { folder, scratch, request });
+      const ended = await run(await direct(request, scratch), place, { folder, scratch, request });
       assertSuccess(ended, request);
       await moveOutputs(store, scratch.store, request);
     } else {
@@ -260,11 +245,14 @@ async function confined(
   if (!builder.startsWith('/'))
     throw new FlkError('FLK_DERIVATION_INVALID', `a builder must be an absolute path, not ${builder}`);
   const inside = { argv: [builder, ...args], env: builderEnvironment(request, cwd), cwd };
-  const env = { PATH: toolPath(), LC_ALL: 'C' };
-  return { ...(await sandbox.confine(view, folder, inside)), env, cwd: folder };
+  return {
+    ...(await sandbox.confine(view, folder, inside)),
+    cwd: folder,
+    isolated: view.isolated !== undefined,
+  };
 }
 
-type Startable = Confined & Pick<Supervised, 'env' | 'cwd'>;
+type Startable = Confined & Pick<Supervised, 'cwd' | 'isolated'>;
 
 interface EndedBuild extends Ended {
   readonly started: boolean;
@@ -272,39 +260,39 @@ interface EndedBuild extends Ended {
 
 async function run(
   what: Startable,
-  { store, workshop, confinements }: Place,
+  { store, workshop }: Place,
   { folder, scratch, request }: Pick<Staged, 'folder' | 'scratch'> & { readonly request: BuildRequest },
 ): Promise<EndedBuild> {
   const outputs = [...request.derivation.outputs.values()].map(({ path }) => store.physical(path));
   const folders = [...Object.values<string>({ ...scratch }), ...outputs];
-  const inputs: FileHandle[] = [];
-  const confinement = await confinements.of(request.limits);
-  try {
-    for (const input of what.inputs) {
-      const file = join(folder, `input-${inputs.length}`);
-      await writeFile(file, input);
-      inputs.push(await open(file));
-    }
-    throwIfAborted(request.signal);
-    const output = await workshop.pipe();
-    const opened = inputs.map(({ fd }) => fd);
-    const ended = await supervise({ ...what, inputs: opened, output, confinement, folders }, request);
-    await confinement.assertWithin(ended);
-    return { ...ended, started: what.started(ended.report) };
-  } finally {
-    for (const input of inputs) await input.close();
-    await confinement.remove();
+  const inputs: string[] = [];
+  for (const input of what.inputs) {
+    const own = `input-${inputs.length}`;
+    if (typeof input === 'string') await writeFile(join(folder, own), input);
+    inputs.push(typeof input === 'string' ? own : await workshop.file(input));
   }
+  throwIfAborted(request.signal);
+  const { program, args, cwd, isolated, started } = what;
+  const workplace = await workshop.workplace(request.limits);
+  const reports = started !== undefined;
+  const supervised = { argv: [program, ...args], cwd, reports, inputs, workplace, folders, isolated };
+  const ended = await supervise(supervised, request);
+  return { ...ended, started: started?.(ended.report) ?? true };
 }
 
-function direct(request: BuildRequest, scratch: Scratch): Startable {
+async function direct(request: BuildRequest, scratch: Scratch): Promise<Startable> {
+  const { builder, args } = request.derivation;
+  const env = await findTool('env');
+  if (env === undefined) throw await sandboxUnavailable([], 'open');
+  const assignments = [...builderEnvironment(request, scratch.build)].map((pair) => pair.join('='));
+  // What holds `=` is no program to env.
+  const command = builder.includes('=') ? ['/bin/sh', '-c', 'exec "$0" "$@"', builder] : [builder];
   return {
-    program: request.derivation.builder,
-    args: request.derivation.args,
-    env: Object.fromEntries(builderEnvironment(request, scratch.build)),
+    program: env,
+    args: ['-i', '--', ...assignments, ...command, ...args],
     cwd: scratch.build,
     inputs: [],
-    started: () => true,
+    isolated: false,
   };
 }
 

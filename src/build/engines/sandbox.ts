@@ -14,10 +14,10 @@ export interface Inside {
 export interface Confined {
   readonly program: string;
   readonly args: readonly string[];
-  /** To be read from file descriptors 4, 5 and so on, each from its start. */
+  /** To be read from file descriptors 4 and 5, each from its start. Bytes are the same for many commands, text is not. */
   readonly inputs: readonly (string | Uint8Array)[];
-  /** From all that was written to file descriptor 3: whether the inner command was started at all. */
-  started(status: string): boolean;
+  /** From all that was written to file descriptor 3: whether the inner command was started at all. Absent: there is nothing to ask. */
+  readonly started?: (report: string) => boolean;
 }
 
 export interface Sandbox {

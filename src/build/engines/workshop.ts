@@ -1,27 +1,31 @@
 /** What the builds of one engine share, because making it anew for each would cost more than a small build does. */
-import { chmodSync, constants, lstatSync, openSync, readdirSync, rmSync } from 'node:fs';
-import { mkdir, rm } from 'node:fs/promises';
+import { chmodSync, closeSync, constants, lstatSync, openSync, readdirSync, rmSync } from 'node:fs';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
 import { OnceMap } from '../../base/concurrency.ts';
-import { FlkError } from '../../base/errors.ts';
-import { run } from '../../base/process.ts';
 import type { Store } from '../../store/store.ts';
-import type { Toolchain } from './engine.ts';
+import { type Confinement, Confinements } from './confinement.ts';
+import type { BuildLimits, Toolchain } from './engine.ts';
 import { assertSafePlace } from './safe-place.ts';
+import { Starter } from './starter.ts';
 import type { Surroundings } from './surroundings.ts';
 import { type Base, makeBase } from './view.ts';
 
-/**
- * A pipe whose writing end is a real one: what Node makes are sockets, and a builder that opens /dev/stdout could not. `end` is to
- * be closed once the child has it.
- */
-export interface OutputPipe {
-  readonly stream: Socket;
-  readonly end: number;
-  /** To be called when the stream is closed. `drained`: it ended by itself, so that nobody is left who could write to it. */
-  release(drained: boolean): void;
+/** What one build at a time has: somebody who starts it, and the pipe that its output comes by. */
+export interface Workplace {
+  readonly starter: Starter;
+  readonly confinement: Confinement;
+  /** Of a real pipe: what Node makes are sockets, and a builder that opens /dev/stdout could not. It does not end before `shut`. */
+  readonly output: Socket;
+  /** The output ends when nobody is left who could write to it. */
+  shut(): void;
+  /** When all is over. `drained`: the output ended by itself. */
+  leave(drained: boolean): Promise<void>;
 }
+
+/** Who starts builds and the limits it is held to itself, so that they are. */
+type Hand = Pick<Workplace, 'starter' | 'confinement'>;
 
 /** How much one build may leave to be removed at the end, and how many builds. */
 const smallNodes = 16;
@@ -56,8 +60,11 @@ export class Workshop {
   readonly #leaving = new Set<Promise<void>>();
   /** Small things that wait for `close` to remove them. */
   readonly #left: (() => Promise<void>)[] = [];
-  /** Named pipes that nobody has open. */
-  #idle: string[] = [];
+  readonly #files = new OnceMap<Uint8Array, string>();
+  readonly #confinements = new Confinements();
+  readonly #hands = new Set<Hand>();
+  /** Those of them whose output nobody has open, by the limits that they hold builds to. */
+  readonly #idle = new Map<string, Hand[]>();
   #made = 0;
   #safe: Promise<void> | undefined;
 
@@ -81,19 +88,67 @@ export class Workshop {
     });
   }
 
-  async pipe(): Promise<OutputPipe> {
-    const path = this.#idle.pop() ?? (await this.#makePipe());
+  /** Throws FLK_SANDBOX_UNAVAILABLE. */
+  async workplace(limits: BuildLimits): Promise<Workplace> {
+    const bounds = JSON.stringify([limits.maxOutputBytes, limits.maxMemory, limits.maxProcesses]);
+    const hand = this.#idle.get(bounds)?.pop() ?? (await this.#hire(limits));
+    const { starter, confinement } = hand;
     // A builder may have changed the rights of its own output.
-    chmodSync(path, 0o600);
-    const reading = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    chmodSync(starter.output, 0o600);
+    const reading = openSync(starter.output, constants.O_RDONLY | constants.O_NONBLOCK);
+    const output = new Socket({ fd: reading, readable: true, writable: false });
+    let end: number | undefined = openSync(starter.output, constants.O_WRONLY);
+    const shut = (): void => {
+      if (end !== undefined) closeSync(end);
+      end = undefined;
+    };
     return {
-      stream: new Socket({ fd: reading, readable: true, writable: false }),
-      end: openSync(path, constants.O_WRONLY),
-      release: (drained) => {
-        if (drained) this.#idle.push(path);
-        else rmSync(path, { force: true });
+      ...{ starter, confinement, output, shut },
+      leave: async (drained) => {
+        shut();
+        output.destroy();
+        if (!drained || !starter.isAlive) return await this.#dismiss(hand);
+        const idle = this.#idle.get(bounds) ?? [];
+        this.#idle.set(bounds, idle);
+        idle.push(hand);
       },
     };
+  }
+
+  /** One of a few at the beginning, and one for each that had to be killed. */
+  async #hire(limits: BuildLimits): Promise<Hand> {
+    const confinement = await this.#confinements.of(limits);
+    try {
+      const { ulimits, entrances } = confinement;
+      const maxFileBlocks = Math.ceil(limits.maxOutputBytes / 512);
+      const starter = await Starter.create(await this.#place('output'), {
+        maxFileBlocks,
+        ulimits,
+        entrances,
+      });
+      const hand = { starter, confinement };
+      this.#hands.add(hand);
+      return hand;
+    } catch (error) {
+      await confinement.remove();
+      throw error;
+    }
+  }
+
+  async #dismiss(hand: Hand): Promise<void> {
+    this.#hands.delete(hand);
+    hand.starter.kill();
+    rmSync(hand.starter.output, { force: true });
+    await hand.confinement.remove();
+  }
+
+  /** A file with these bytes, which builds only read: for the same buffer the same one. */
+  file(bytes: Uint8Array): Promise<string> {
+    return this.#files.get(bytes, async () => {
+      const path = await this.#place('file');
+      await writeFile(path, bytes);
+      return path;
+    });
   }
 
   /**
@@ -122,15 +177,10 @@ export class Workshop {
     const stage = this.#stage;
     this.#stage = undefined;
     this.#bases.clear();
-    this.#idle = [];
+    this.#files.clear();
+    this.#idle.clear();
+    for (const hand of this.#hands) await this.#dismiss(hand);
     await (await stage)?.dispose();
-  }
-
-  async #makePipe(): Promise<string> {
-    const path = await this.#place('output');
-    const { status, stderr } = await run('mkfifo', [path]);
-    if (status !== 0) throw new FlkError('FLK_FILE_UNWRITABLE', `cannot create ${path}: ${stderr.trim()}`);
-    return path;
   }
 
   async #place(name: string): Promise<string> {
