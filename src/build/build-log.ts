@@ -4,8 +4,18 @@
  * While it builds the log is plain text, `xx/REST.drv`, so that it can be followed and a kill loses nothing. At the end `REST.drv.gz`
  * takes its place. Where both are there the plain one is the newer: a build is running, or was killed.
  */
-import { closeSync, createReadStream, createWriteStream, openSync, writeSync } from 'node:fs';
-import { type FileHandle, mkdir, open, rename, rm, writeFile } from 'node:fs/promises';
+import {
+  closeSync,
+  createReadStream,
+  createWriteStream,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { type FileHandle, open, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -39,13 +49,15 @@ export class BuildLog {
   }
 
   /** Whoever creates it is the only one who builds this derivation. Throws FLK_FILE_UNWRITABLE. */
-  static async create(root: string, drvPath: StorePath): Promise<BuildLog> {
+  static create(root: string, drvPath: StorePath): BuildLog {
     const path = logPath(root, drvPath);
-    await mkdir(dirname(path), { recursive: true }).catch((error: unknown) => {
+    try {
+      mkdirSync(dirname(path), { recursive: true });
+      // What a killed build left would else be taken for the newest when this one prints nothing.
+      rmSync(path, { force: true });
+    } catch (error) {
       throw unwritable(dirname(path), error);
-    });
-    // What a killed build left would else be taken for the newest when this one prints nothing.
-    await rm(path, { force: true });
+    }
     return new BuildLog(path, drvPath);
   }
 
@@ -66,10 +78,10 @@ export class BuildLog {
     if (this.#file !== undefined) closeSync(this.#file);
     const staged = `${this.#path}.gz.new`;
     try {
-      if (this.#all) await writeFile(staged, gzipSync(Buffer.concat(this.#all)));
+      if (this.#all) writeFileSync(staged, gzipSync(Buffer.concat(this.#all)));
       else await pipeline(createReadStream(this.#path), createGzip(), createWriteStream(staged));
-      await rename(staged, `${this.#path}.gz`);
-      if (onDisk) await rm(this.#path, { force: true });
+      renameSync(staged, `${this.#path}.gz`);
+      if (onDisk) rmSync(this.#path, { force: true });
     } catch {
       await rm(staged, { force: true }).catch(() => {});
     }

@@ -116,7 +116,7 @@ async function fillView(
   const root = join(folder, 'root');
   await mkdir(root, { recursive: true });
   const source = await realpath(join(store.root, storeDir));
-  return { view: await hostView(root, [{ source, target: storeDir, access: 'read-only' }]), folder };
+  return { view: hostView(root, [{ source, target: storeDir, access: 'read-only' }]), folder };
 }
 
 /** For a store that cannot be written: this process's own, gone when it ends, and the program with it. */

@@ -381,7 +381,7 @@ class Realisation {
     const limits = limitsOf(this.#options);
     return span(reporter, { type: 'build', name, drvPath, builder: engine.name }, async ({ log }) => {
       const closure = this.#closure(plan);
-      const kept = await BuildLog.create(store.root, drvPath);
+      const kept = BuildLog.create(store.root, drvPath);
       try {
         const built = await engine
           .build({

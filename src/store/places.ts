@@ -1,7 +1,7 @@
 /** Where the parts of a store lie below the folder that stands for `/`. */
 import { randomBytes } from 'node:crypto';
-import { lstatSync, rmSync } from 'node:fs';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { lstatSync, mkdirSync, rmSync } from 'node:fs';
+import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FlkError, systemCode } from '../base/errors.ts';
 import { type LockMark, makeLockMark, syncFolder, unwritable } from '../base/files.ts';
@@ -69,9 +69,11 @@ export class Places {
   async stage(): Promise<Stage> {
     this.assertWritable();
     const path = await this.stages.next();
-    await mkdir(path, { mode: 0o700 }).catch((error: unknown) => {
+    try {
+      mkdirSync(path, { mode: 0o700 });
+    } catch (error) {
       throw unwritable(path, error);
-    });
+    }
     return { path, wrote: (bytes) => this.#syncing.wrote(bytes), dispose: () => removeTree(path) };
   }
 

@@ -1,5 +1,6 @@
 /** The engine that builds on this machine, shut in by bubblewrap or util-linux; docs/sandbox.md says what a build sees. */
-import { chmod, lstat, mkdir, readFile, realpath, rename, stat, writeFile } from 'node:fs/promises';
+import { chmodSync, lstatSync, writeFileSync } from 'node:fs';
+import { mkdir, readFile, realpath, rename, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { throwIfAborted } from '../../base/concurrency.ts';
 import { FlkError, systemCode } from '../../base/errors.ts';
@@ -86,7 +87,7 @@ function buildIn(
   return inStage(place, request, async ({ folder, scratch, dispose, failed }) => {
     const surroundings = surroundingsOf(request.variation);
     const base = await place.workshop.base(request.toolchain, surroundings.user);
-    const view = await isolatedView(base, scratch, request.closure, physical, surroundings);
+    const view = isolatedView(base, scratch, request.closure, physical, surroundings);
     const inside = await confined(sandbox, view, { folder, cwd: '/build' }, request);
     const what = surroundings.oneProcessor ? await onOneProcessor(inside) : inside;
     const ended = await run(what, place, { folder, scratch, request });
@@ -95,7 +96,7 @@ function buildIn(
       return { notStarted: ended.lastLines };
     }
     assertSuccess(ended, request);
-    return { outputs: await findOutputs(scratch, request), dispose, failed };
+    return { outputs: findOutputs(scratch, request), dispose, failed };
   });
 }
 
@@ -177,8 +178,8 @@ function buildOpenly(
     } else {
       const root = join(folder, 'root');
       await mkdir(root);
-      const mounts = await storeMounts(scratch, request.closure, (path) => store.physical(path));
-      const view = await hostView(root, mounts);
+      const mounts = storeMounts(scratch, request.closure, (path) => store.physical(path));
+      const view = hostView(root, mounts);
       const unshare = await findTool('unshare');
       if (!unshare) throw await sandboxUnavailable([], 'open');
       const what = await confined(utilLinux(unshare), view, { folder, cwd: scratch.build }, request);
@@ -187,7 +188,7 @@ function buildOpenly(
         throw await sandboxUnavailable([{ sandbox: 'unshare', output: ended.lastLines }], 'open');
       assertSuccess(ended, request);
     }
-    return { outputs: await findOutputs(scratch, request), dispose, failed };
+    return { outputs: findOutputs(scratch, request), dispose, failed };
   });
 }
 
@@ -218,7 +219,7 @@ async function inStage<T>(
   const { store, workshop, keepFailed } = place;
   await workshop.assertSafe(dirname(store.physical(request.drvPath)));
   const stage = await store.stage();
-  const scratch = await makeScratch(stage.path);
+  const scratch = makeScratch(stage.path);
   const dispose = async (): Promise<void> => workshop.discard(stage.path, () => stage.dispose());
   // Where nothing can be kept, the failure itself is what counts.
   const failed = async (error: unknown): Promise<unknown> =>
@@ -268,7 +269,7 @@ async function run(
   const inputs: string[] = [];
   for (const input of what.inputs) {
     const own = `input-${inputs.length}`;
-    if (typeof input === 'string') await writeFile(join(folder, own), input);
+    if (typeof input === 'string') writeFileSync(join(folder, own), input);
     inputs.push(typeof input === 'string' ? own : await workshop.file(input));
   }
   throwIfAborted(request.signal);
@@ -348,13 +349,13 @@ async function moveOutputs(
   }
 }
 
-async function findOutputs(scratch: Scratch, request: BuildRequest): Promise<BuiltOutputs['outputs']> {
+function findOutputs(scratch: Scratch, request: BuildRequest): BuiltOutputs['outputs'] {
   // The builder owned this folder and may have shut it.
-  await chmod(scratch.store, 0o755);
+  chmodSync(scratch.store, 0o755);
   const outputs = new Map<string, string>();
   for (const [name, { path }] of request.derivation.outputs) {
     const built = join(scratch.store, baseNameOf(path));
-    if (await lstat(built).catch(() => undefined)) outputs.set(name, built);
+    if (lstatSync(built, { throwIfNoEntry: false })) outputs.set(name, built);
   }
   return outputs;
 }

@@ -1,8 +1,17 @@
 /**
  * What a build sees of the file system, as one list for every sandbox: a folder that holds the entries of `/` (symlinks, small
- * files, empty mount points), and what is mounted over them.
+ * files, empty mount points), and what is mounted over them. Made by calls that do not wait for a thread: each takes some µs, and a build
+ * needs dozens.
  */
-import { lstat, mkdir, readdir, readlink, realpath, symlink, writeFile } from 'node:fs/promises';
+import {
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readlinkSync,
+  realpathSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { FlkError, systemCode } from '../../base/errors.ts';
 import { baseNameOf, type StorePath, storeDir } from '../../formats/store-path.ts';
@@ -48,13 +57,13 @@ export interface Scratch {
 }
 
 /** Makes the folders of a build below a fresh one. */
-export async function makeScratch(folder: string): Promise<Scratch> {
+export function makeScratch(folder: string): Scratch {
   const scratch: Scratch = {
     store: join(folder, 'store'),
     build: join(folder, 'build'),
     tmp: join(folder, 'tmp'),
   };
-  for (const path of Object.values(scratch) as string[]) await mkdir(path, { mode: 0o755 });
+  for (const path of Object.values(scratch) as string[]) mkdirSync(path, { mode: 0o755 });
   return scratch;
 }
 
@@ -87,99 +96,97 @@ const hostEtc = ['alternatives', 'ld.so.cache', 'ld.so.conf', 'ld.so.conf.d', 's
 const hostTop = /^(bin|sbin|usr|lib[0-9a-z]*)$/;
 
 /** Fills a fresh folder with all that is at `/`: the sandbox's own entries, and those of the toolchain. */
-export async function makeBase(
+export function makeBase(
   folder: string,
   toolchain: Toolchain,
   physical: (path: StorePath) => string,
   user: Surroundings['user'],
-): Promise<Base> {
+): Base {
   const [root, empty] = [join(folder, 'root'), join(folder, 'empty')];
-  for (const path of [root, empty]) await mkdir(path, { mode: 0o755 });
-  for (const name of ownEntries) await mkdir(join(root, name));
-  await mkdir(join(root, storeDir), { recursive: true });
+  for (const path of [root, empty]) mkdirSync(path, { mode: 0o755 });
+  for (const name of ownEntries) mkdirSync(join(root, name));
+  mkdirSync(join(root, storeDir), { recursive: true });
   const files = etcFiles(user);
-  for (const [name, text] of Object.entries(files)) await writeFile(join(root, 'etc', name), text);
-  await fillDev(join(root, 'dev'));
+  for (const [name, text] of Object.entries(files)) writeFileSync(join(root, 'etc', name), text);
+  fillDev(join(root, 'dev'));
   const mounts: Mount[] = [];
   const place = (source: string, target: string) => placeAt(root, source, target, 'read-only', mounts);
   const top = toolchain.kind === 'host' ? '/' : physical(toolchain.path);
-  for (const name of await entriesOf(top)) {
+  for (const name of entriesOf(top)) {
     if (toolchain.kind === 'host' ? hostTop.test(name) : !ownEntries.has(name))
-      await place(join(top, name), `/${name}`);
+      place(join(top, name), `/${name}`);
   }
-  await mkdir(join(root, 'bin')).catch(ignoreExisting);
-  const etc = toolchain.kind === 'host' ? hostEtc : await entriesOf(join(top, 'etc')).catch(() => []);
+  if (!exists(join(root, 'bin'))) mkdirSync(join(root, 'bin'));
+  const etc =
+    toolchain.kind === 'host' ? hostEtc : isFolder(join(top, 'etc')) ? entriesOf(join(top, 'etc')) : [];
   for (const name of etc) {
-    if (!Object.hasOwn(files, name)) await place(join(top, 'etc', name), `/etc/${name}`);
+    if (!Object.hasOwn(files, name)) place(join(top, 'etc', name), `/etc/${name}`);
   }
   // Who runs flk as root is the owner of /etc/ssl also inside: the host's private keys must not be there to be read.
-  if (toolchain.kind === 'host' && (await isFolder('/etc/ssl/private')))
+  if (toolchain.kind === 'host' && isFolder('/etc/ssl/private'))
     mounts.push({ source: empty, target: '/etc/ssl/private', access: 'read-only' });
   return { root, mounts };
 }
 
 /** The isolated view: the base at `/`, the closure read-only in a /nix/store that can be written beside it, nothing else. */
-export async function isolatedView(
+export function isolatedView(
   base: Base,
   scratch: Scratch,
   closure: readonly StorePath[],
   physical: (path: StorePath) => string,
   surroundings: Surroundings,
-): Promise<View> {
+): View {
   const mounts: Mount[] = [
     ...base.mounts,
     { source: scratch.build, target: '/build', access: 'writable' },
     { source: scratch.tmp, target: '/tmp', access: 'writable' },
-    ...(await storeMounts(scratch, closure, physical)),
+    ...storeMounts(scratch, closure, physical),
   ];
   const inMemory = surroundings.inMemory ? [{ target: '/build' }] : [];
   return { root: base.root, mounts, inMemory, isolated: surroundings };
 }
 
 /** The host as it is, but for /nix/store, which is `store` (and the closure in it, for a build). */
-export async function hostView(root: string, store: readonly Mount[]): Promise<View> {
+export function hostView(root: string, store: readonly Mount[]): View {
   const mounts: Mount[] = [];
-  for (const name of await entriesOf('/')) {
-    if (name !== 'nix') await placeAt(root, `/${name}`, `/${name}`, 'as-is', mounts);
+  for (const name of entriesOf('/')) {
+    if (name !== 'nix') placeAt(root, `/${name}`, `/${name}`, 'as-is', mounts);
   }
-  await mkdir(join(root, storeDir), { recursive: true });
+  mkdirSync(join(root, storeDir), { recursive: true });
   return { root, mounts: [...mounts, ...store], inMemory: [], isolated: undefined };
 }
 
 /** /nix/store: a folder that can be written, with every path of the closure read-only in it. */
-export async function storeMounts(
+export function storeMounts(
   scratch: Pick<Scratch, 'store'>,
   closure: readonly StorePath[],
   physical: (path: StorePath) => string,
-): Promise<Mount[]> {
+): Mount[] {
   const mounts: Mount[] = [{ source: scratch.store, target: storeDir, access: 'writable' }];
   for (const path of closure)
-    await placeAt(scratch.store, physical(path), path, 'read-only', mounts, baseNameOf(path));
+    placeAt(scratch.store, physical(path), path, 'read-only', mounts, baseNameOf(path));
   return mounts;
 }
 
 /** Makes `target` show `source`: a symlink is copied, anything else gets a mount point below `root` and a mount. */
-async function placeAt(
+function placeAt(
   root: string,
   source: string,
   target: string,
   access: Mount['access'],
   mounts: Mount[],
   name = target,
-): Promise<void> {
-  const info = await lstat(source).catch((error: unknown) => {
-    if (systemCode(error) === 'ENOENT') return undefined;
-    throw error;
-  });
+): void {
+  const info = lstatSync(source, { throwIfNoEntry: false });
   if (!info) return;
   const point = join(root, name);
   if (info.isSymbolicLink()) {
-    await symlink(await readlink(source), point);
+    symlinkSync(readlinkSync(source), point);
     return;
   }
-  if (info.isDirectory()) await mkdir(point);
-  else await writeFile(point, '');
-  mounts.push({ source: await realpath(source), target, access });
+  if (info.isDirectory()) mkdirSync(point);
+  else writeFileSync(point, '');
+  mounts.push({ source: realpathSync.native(source), target, access });
 }
 
 /** The names that every /dev of ours has; in each sandbox they become the kernel's devices. */
@@ -191,9 +198,9 @@ export const devices = ['null', 'zero', 'full', 'random', 'urandom', 'tty'] as c
  */
 export const kernelFiles = ['/proc/sys', '/proc/sysrq-trigger', '/proc/irq', '/proc/bus'] as const;
 
-async function fillDev(dev: string): Promise<void> {
-  for (const name of devices) await writeFile(join(dev, name), '');
-  for (const name of ['pts', 'shm']) await mkdir(join(dev, name));
+function fillDev(dev: string): void {
+  for (const name of devices) writeFileSync(join(dev, name), '');
+  for (const name of ['pts', 'shm']) mkdirSync(join(dev, name));
   const links = {
     ptmx: 'pts/ptmx',
     fd: '/proc/self/fd',
@@ -202,18 +209,21 @@ async function fillDev(dev: string): Promise<void> {
     stderr: '/proc/self/fd/2',
     core: '/proc/kcore',
   };
-  for (const [name, target] of Object.entries(links)) await symlink(target, join(dev, name));
+  for (const [name, target] of Object.entries(links)) symlinkSync(target, join(dev, name));
 }
 
 /** Far more than any root folder has. */
 const maxEntries = 10_000;
 
-async function entriesOf(folder: string): Promise<string[]> {
-  const names = await readdir(folder).catch((error: unknown) => {
+function entriesOf(folder: string): string[] {
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch (error) {
     if (systemCode(error) === 'ENOTDIR')
       throw new FlkError('FLK_PACKAGE_INVALID', `a toolchain must be a folder: ${folder} is a file`);
     throw error;
-  });
+  }
   if (names.length > maxEntries)
     throw new FlkError(
       'FLK_LIMIT',
@@ -222,12 +232,7 @@ async function entriesOf(folder: string): Promise<string[]> {
   return names.sort();
 }
 
-const isFolder = (path: string): Promise<boolean> =>
-  lstat(path).then(
-    (info) => info.isDirectory(),
-    () => false,
-  );
+const exists = (path: string): boolean => lstatSync(path, { throwIfNoEntry: false }) !== undefined;
 
-function ignoreExisting(error: unknown): void {
-  if (systemCode(error) !== 'EEXIST') throw error;
-}
+const isFolder = (path: string): boolean =>
+  lstatSync(path, { throwIfNoEntry: false })?.isDirectory() === true;

@@ -1,6 +1,15 @@
 /** What the builds of one engine share, because making it anew for each would cost more than a small build does. */
-import { chmodSync, closeSync, constants, lstatSync, openSync, readdirSync, rmSync } from 'node:fs';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  rmSync,
+} from 'node:fs';
+import { rm, writeFile } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { join } from 'node:path';
 import { OnceMap } from '../../base/concurrency.ts';
@@ -83,7 +92,7 @@ export class Workshop {
     const tools = toolchain.kind === 'host' ? 'host' : toolchain.path;
     return this.#bases.get(`${tools} ${user.name}`, async () => {
       const folder = await this.#place('base');
-      await mkdir(folder, { mode: 0o755 });
+      mkdirSync(folder, { mode: 0o755 });
       return makeBase(folder, toolchain, (path) => this.#store.physical(path), user);
     });
   }

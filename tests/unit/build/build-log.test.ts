@@ -21,7 +21,7 @@ describe('the log of a build', () => {
     const root = temporaryFolder();
     const path = logPath(root, drv);
     expect(await textOf(root)).toBeUndefined();
-    const log = await BuildLog.create(root, drv);
+    const log = BuildLog.create(root, drv);
     log.add('one');
     log.add('zwei – 二');
     await nextTurn();
@@ -36,7 +36,7 @@ describe('the log of a build', () => {
 
   it.each([0, 1, 20_000])('keeps %i lines, also those of the last moment', async (count) => {
     const root = temporaryFolder();
-    const log = await BuildLog.create(root, drv);
+    const log = BuildLog.create(root, drv);
     const lines = Array.from({ length: count }, (_, i) => `line ${i} ✓`);
     for (const [i, line] of lines.entries()) {
       log.add(line);
@@ -49,21 +49,21 @@ describe('the log of a build', () => {
 
   it('is the last build’s: what a killed one left is read, and gives way to the next', async () => {
     const root = temporaryFolder();
-    const first = await BuildLog.create(root, drv);
+    const first = BuildLog.create(root, drv);
     first.add('first');
     await first.close();
-    const killed = await BuildLog.create(root, drv);
+    const killed = BuildLog.create(root, drv);
     killed.add('killed');
     await nextTurn();
     expect(await textOf(root)).toBe('killed\n');
-    const third = await BuildLog.create(root, drv);
+    const third = BuildLog.create(root, drv);
     await third.close();
     expect(await textOf(root)).toBe('');
   });
 
   it('does not fail where it cannot be written', async () => {
     const root = temporaryFolder();
-    const log = await BuildLog.create(root, drv);
+    const log = BuildLog.create(root, drv);
     rmSync(dirname(logPath(root, drv)), { recursive: true });
     log.add('lost');
     await nextTurn();
@@ -79,7 +79,7 @@ describe('the log of a build', () => {
     const signal = new AbortController().signal;
     const follow = () => followLog(root, drv, async () => true, signal);
     expect(await follow()).toBeUndefined();
-    const log = await BuildLog.create(root, drv);
+    const log = BuildLog.create(root, drv);
     log.add('one');
     await nextTurn();
     const following = (await follow())!.toArray();
@@ -94,7 +94,7 @@ describe('the log of a build', () => {
   it('is followed until one has enough', async () => {
     const root = temporaryFolder();
     const controller = new AbortController();
-    const log = await BuildLog.create(root, drv);
+    const log = BuildLog.create(root, drv);
     log.add('one');
     await nextTurn();
     const following = (await followLog(root, drv, async () => true, controller.signal))!.toArray();
@@ -105,7 +105,7 @@ describe('the log of a build', () => {
 
   it('is followed no further than who writes it lived', async () => {
     const root = temporaryFolder();
-    const log = await BuildLog.create(root, drv);
+    const log = BuildLog.create(root, drv);
     log.add('one');
     await nextTurn();
     // It ends between two looks, and not without a last word.
