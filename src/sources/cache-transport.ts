@@ -89,6 +89,7 @@ export class HttpCacheTransport implements CacheTransport {
     const { response } = await openUrl(this.#client, {
       url,
       common: { ...common, ...range },
+      lent: true,
       answers: missing,
     });
     if (missing.includes(response.status)) {

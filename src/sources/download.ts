@@ -43,6 +43,8 @@ export interface OpenRequest {
   readonly common?: Readonly<Record<string, string>>;
   /** For the URL's own origin alone: a redirect to another one goes without them. */
   readonly own?: Readonly<Record<string, string>>;
+  /** As of an `HttpRequest`. */
+  readonly lent?: boolean;
   /** Statuses beside 2xx that are answers, too. */
   readonly answers?: readonly number[];
 }
@@ -66,6 +68,7 @@ export async function openUrl(client: Pick<HttpClient, 'send'>, request: OpenReq
       method: request.method ?? 'GET',
       url,
       headers: { ...request.common, ...own },
+      ...(request.lent ? { lent: true } : {}),
       redirectedFrom: request.url,
     });
     const { status, headers } = response;

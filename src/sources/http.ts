@@ -1,19 +1,14 @@
 /** HTTP with manners: kept connections, time limits, retries with back-off, nothing sent that was not asked for. */
 import { readFileSync } from 'node:fs';
-import {
-  type ClientRequest,
-  Agent as HttpAgent,
-  request as httpRequest,
-  type IncomingHttpHeaders,
-  type IncomingMessage,
-} from 'node:http';
-import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import { type ClientRequest, request as httpRequest, type IncomingHttpHeaders } from 'node:http';
+import { request as httpsRequest } from 'node:https';
 import { pipeline, Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createSecureContext, type SecureContext } from 'node:tls';
 import { throwIfAborted } from '../base/concurrency.ts';
 import { type ErrorCode, type ErrorDetails, FlkError, systemCode } from '../base/errors.ts';
 import type { Reporter } from '../base/events.ts';
+import { bodyOf, HttpAgent, HttpsAgent, seconds, TimeoutError } from './http-body.ts';
 
 export interface HttpOptions {
   readonly signal?: AbortSignal | undefined;
@@ -46,6 +41,8 @@ export interface HttpRequest {
   readonly url: URL;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Buffer | StreamedBody;
+  /** A chunk of the answer's body need only be good until the next one is asked for: large ones then take half the time. */
+  readonly lent?: boolean;
   /** Where the redirects that led here began: elsewhere than there (host, port or scheme) no credentials are sent. */
   readonly redirectedFrom?: URL;
 }
@@ -193,20 +190,22 @@ export class HttpClient {
         },
       });
       if (signal) this.#endWithSignal(outgoing, signal);
-      const fail = (error: unknown): FlkError => networkError(url, error, signal, outgoing.reusedSocket);
+      let gaveUp: TimeoutError | undefined;
+      const giveUp = (reason: string): void => {
+        gaveUp ??= new TimeoutError(reason);
+        outgoing.destroy(gaveUp);
+      };
+      // To a body that is being read, Node says only that its connection broke.
+      const fail = (error: unknown): FlkError =>
+        networkError(url, gaveUp ?? error, signal, outgoing.reusedSocket);
       outgoing.on('error', (error) => reject(fail(error)));
-      outgoing.setTimeout(idleTimeout, () =>
-        outgoing.destroy(new TimeoutError(`${url.host} was silent for ${seconds(idleTimeout)}`)),
-      );
+      outgoing.setTimeout(idleTimeout, () => giveUp(`${url.host} was silent for ${seconds(idleTimeout)}`));
       const streamed = body === undefined || Buffer.isBuffer(body) ? undefined : body;
       outgoing.on('socket', (socket) => {
         // A byte now and then is no silence.
         const begin = (): void => {
           const begun = setTimeout(
-            () =>
-              outgoing.destroy(
-                new TimeoutError(`${url.host} did not answer within ${seconds(2 * idleTimeout)}`),
-              ),
+            () => giveUp(`${url.host} did not answer within ${seconds(2 * idleTimeout)}`),
             connectTimeout + 2 * idleTimeout,
           );
           const answered = (): void => clearTimeout(begun);
@@ -217,10 +216,7 @@ export class HttpClient {
         else begin();
         if (!socket.connecting) return;
         const timer = setTimeout(
-          () =>
-            outgoing.destroy(
-              new TimeoutError(`no connection to ${url.host} within ${seconds(connectTimeout)}`),
-            ),
+          () => giveUp(`no connection to ${url.host} within ${seconds(connectTimeout)}`),
           connectTimeout,
         );
         const stop = (): void => clearTimeout(timer);
@@ -230,7 +226,12 @@ export class HttpClient {
         resolve({
           status: response.statusCode ?? 0,
           headers: response.headers,
-          body: new Body(response, fail, { host: url.host, window: 10 * idleTimeout }),
+          body: bodyOf(response, {
+            lent: request.lent ?? false,
+            fail,
+            host: url.host,
+            window: 10 * idleTimeout,
+          }),
         }),
       );
       if (streamed) pipeline(Readable.from(streamed.open()), outgoing, () => {});
@@ -252,103 +253,6 @@ function trusting(caFiles: readonly string[]): SecureContext {
     }
   });
   return createSecureContext({ ca });
-}
-
-class TimeoutError extends Error {}
-
-const seconds = (ms: number): string => `${ms / 1000} s`;
-
-/** Bytes: a Git server that thinks sends one a second. */
-const leastInWindow = 16 * 1024;
-
-/** Bytes that have arrived and nobody has asked for, from where on the server has to wait. */
-const heldAtOnce = 256 * 1024;
-
-/** A body's chunks as they arrive. Node's own iterator takes longer for a small body than all else that is done for it. */
-class Body implements AsyncIterableIterator<Buffer> {
-  readonly #response: IncomingMessage;
-  readonly #fail: (error: unknown) => FlkError;
-  readonly #least: { readonly host: string; readonly window: number };
-  readonly #chunks: Buffer[] = [];
-  #held = 0;
-  #flowing = false;
-  #end: 'open' | 'whole' | FlkError = 'open';
-  /** Whoever waits for a chunk, or for the end. */
-  #wake: (() => void) | undefined;
-  #since = Date.now();
-  #received = 0;
-
-  /** Who sends less than `leastInWindow` bytes in `window` ms is given up. */
-  constructor(
-    response: IncomingMessage,
-    fail: (error: unknown) => FlkError,
-    least: { readonly host: string; readonly window: number },
-  ) {
-    this.#response = response;
-    this.#fail = fail;
-    this.#least = least;
-    response
-      .on('error', (error) => this.#close(() => fail(error)))
-      .on('end', () => this.#close(() => 'whole'))
-      .on('close', () =>
-        this.#close(() => fail(Object.assign(new Error('closed early'), { code: 'ECONNRESET' }))),
-      );
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  async next(): Promise<IteratorResult<Buffer, undefined>> {
-    if (!this.#flowing && this.#end === 'open') this.#flow();
-    while (this.#chunks.length === 0 && this.#end === 'open')
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-    const chunk = this.#chunks.shift();
-    if (!chunk) {
-      if (this.#end instanceof FlkError) throw this.#end;
-      return { done: true, value: undefined };
-    }
-    this.#held -= chunk.length;
-    if (this.#held === 0 && this.#response.isPaused()) this.#response.resume();
-    this.#watch(chunk.length);
-    return { done: false, value: chunk };
-  }
-
-  async return(): Promise<IteratorResult<Buffer, undefined>> {
-    // What is here already is passed over, so that the connection can be used again.
-    if (this.#response.complete) this.#response.resume();
-    else this.#response.destroy();
-    return { done: true, value: undefined };
-  }
-
-  #flow(): void {
-    this.#flowing = true;
-    this.#response.on('data', (chunk: Buffer) => {
-      this.#chunks.push(chunk);
-      this.#held += chunk.length;
-      if (this.#held >= heldAtOnce) this.#response.pause();
-      this.#wake?.();
-    });
-  }
-
-  #close(end: () => 'whole' | FlkError): void {
-    if (this.#end === 'open') this.#end = end();
-    this.#wake?.();
-  }
-
-  #watch(received: number): void {
-    const { host, window } = this.#least;
-    this.#received += received;
-    if (Date.now() - this.#since < window) return;
-    if (this.#received < leastInWindow) {
-      this.#response.destroy();
-      throw this.#fail(new TimeoutError(`${host} sent ${this.#received} bytes in ${seconds(window)}`));
-    }
-    this.#since = Date.now();
-    this.#received = 0;
-  }
 }
 
 /** The body, whole. More than `limit` bytes is FLK_LIMIT. */

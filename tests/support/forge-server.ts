@@ -2,7 +2,7 @@
  * A forge on loopback, with a certificate of its own: GitHub's, GitLab's and SourceHut's addresses, all for the same repositories, so
  * that Nix and flk can be asked to lock the same thing. Archives are `git archive`'s, as at the real ones.
  */
-import { execFile, execFileSync, spawn } from 'node:child_process';
+import { execFile, spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http';
 import { createServer } from 'node:https';
@@ -11,9 +11,9 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll } from 'vitest';
 import { freshAddress } from './addresses.ts';
+import { certificateFor, noCertificate } from './certificate.ts';
 import { gitServer } from './git-server.ts';
 import { gitEnvironment } from './repositories.ts';
-import { temporaryFolder } from './temp.ts';
 
 export interface ForgeServer {
   /** An address of this machine, on port 443: a reference's `host` cannot name another. */
@@ -37,11 +37,7 @@ export const noForgeServer: string | undefined = await whyNot();
 export const forgeReason = noForgeServer === undefined ? '' : `(skipped: ${noForgeServer})`;
 
 async function whyNot(): Promise<string | undefined> {
-  try {
-    execFileSync('openssl', ['version'], { stdio: 'ignore' });
-  } catch {
-    return 'no openssl program';
-  }
+  if (noCertificate !== undefined) return noCertificate;
   return await new Promise((resolve) => {
     const probe = createTcpServer();
     probe.on('error', () => resolve('port 443 of loopback is not ours to open'));
@@ -52,31 +48,22 @@ async function whyNot(): Promise<string | undefined> {
 /** Serves the bare repositories `FOLDER/OWNER/REPO.git` until the test file ends. */
 export async function forgeServer(folder: string): Promise<ForgeServer> {
   const host = freshAddress();
-  const keys = temporaryFolder();
-  const [key, certificate] = [join(keys, 'key.pem'), join(keys, 'certificate.pem')];
-  const kind = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
-  const name = ['-subj', '/CN=a forge for tests', '-addext', `subjectAltName=IP:${host}`];
-  execFileSync('openssl', ['req', ...kind, '-keyout', key, '-out', certificate, ...name], {
-    stdio: 'ignore',
-  });
+  const { file: certificate, cert, key } = certificateFor(host);
   const git = await gitServer(folder);
   const forge: ForgeServer = { host, certificate, log: [], secrets: [], intercept: undefined };
-  const server = createServer(
-    { key: readFileSync(key), cert: readFileSync(certificate) },
-    (request, response) => {
-      forge.log.push(`${request.method} ${request.url}`);
-      for (const header of ['authorization', 'private-token']) {
-        const value = request.headers[header];
-        if (value !== undefined) forge.secrets.push(`${request.url} ${String(value)}`);
-      }
-      const instead = forge.intercept?.(request);
-      if (instead) response.writeHead(instead.status, instead.headers).end();
-      else
-        answer(folder, git.base, request, response).catch((error: unknown) => {
-          response.destroy(error instanceof Error ? error : undefined);
-        });
-    },
-  );
+  const server = createServer({ key, cert }, (request, response) => {
+    forge.log.push(`${request.method} ${request.url}`);
+    for (const header of ['authorization', 'private-token']) {
+      const value = request.headers[header];
+      if (value !== undefined) forge.secrets.push(`${request.url} ${String(value)}`);
+    }
+    const instead = forge.intercept?.(request);
+    if (instead) response.writeHead(instead.status, instead.headers).end();
+    else
+      answer(folder, git.base, request, response).catch((error: unknown) => {
+        response.destroy(error instanceof Error ? error : undefined);
+      });
+  });
   await new Promise<void>((resolve) => server.listen(443, host, () => resolve()));
   afterAll(() => {
     server.closeAllConnections();

@@ -1,11 +1,13 @@
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { getEventListeners } from 'node:events';
-import { createServer, type RequestListener } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { createServer, type RequestListener, type ServerResponse } from 'node:http';
+import { createServer as createSecureServer } from 'node:https';
+import { type AddressInfo, createServer as createRawServer } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { HttpClient, statusError, TransientError } from '../../../src/sources/http.ts';
+import { certificateFor, noCertificate } from '../../support/certificate.ts';
 import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
 
@@ -139,6 +141,136 @@ describe('a body', () => {
       for await (const _ of body) break;
     }
     expect(ports.size).toBe(1);
+  });
+});
+
+describe('a large body that is lent', () => {
+  const large = randomBytes(20_000_000);
+  const digest = createHash('sha256').update(large).digest('hex');
+  /** With its length, so that it is read past the parser. */
+  const send = (response: ServerResponse, bytes = large): unknown =>
+    response.writeHead(200, { 'content-length': large.length }).end(bytes);
+  const get = (client: HttpClient, url: URL): ReturnType<HttpClient['send']> =>
+    client.send({ method: 'GET', url, lent: true });
+
+  /** Its hash, as it is read; now and then slowly. */
+  async function hashed(body: AsyncIterable<Buffer>): Promise<string> {
+    const hash = createHash('sha256');
+    let chunks = 0;
+    for await (const chunk of body) {
+      if (chunks++ % 20 === 0) await sleep(5);
+      hash.update(chunk);
+    }
+    return hash.digest('hex');
+  }
+
+  it('is whole, one after the other and beside each other', async () => {
+    const place = await serving((_, response) => send(response));
+    const client = new HttpClient();
+    for (let round = 0; round < 3; round++) {
+      const all = await Promise.all([1, 2, 3].map(async () => hashed((await get(client, place)).body)));
+      expect(all).toEqual([digest, digest, digest]);
+    }
+  });
+
+  it('is whole where its length is not said, or is small', async () => {
+    const place = await serving((request, response) => {
+      if (request.url === '/small') response.end('small');
+      else response.end(large);
+    });
+    const client = new HttpClient({ maxSockets: 1 });
+    expect(await hashed((await get(client, place)).body)).toBe(digest);
+    for await (const chunk of (await get(client, new URL('small', place))).body)
+      expect(chunk.toString()).toBe('small');
+  });
+
+  it.skipIf(noCertificate)(`is whole over TLS (${noCertificate ?? 'openssl'})`, async () => {
+    const { cert, key, file } = certificateFor('127.0.0.1');
+    const server = createSecureServer({ cert, key }, (_, response) => send(response));
+    onTestFinished(() => {
+      server.closeAllConnections();
+      server.close();
+    });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const place = new URL(`https://127.0.0.1:${(server.address() as AddressInfo).port}/`);
+    const client = new HttpClient({ caFiles: [file] });
+    for (let round = 0; round < 2; round++)
+      expect(await hashed((await get(client, place)).body)).toBe(digest);
+  });
+
+  it('comes in the same memory again and again', async () => {
+    const place = await serving((_, response) => send(response));
+    const memory = new Set<ArrayBufferLike>();
+    for await (const chunk of (await get(new HttpClient(), place)).body) memory.add(chunk.buffer);
+    expect(memory.size).toBeLessThanOrEqual(3);
+  });
+
+  it('makes the server wait for a reader that does not come, and goes where the reader goes', async () => {
+    let closed = false;
+    let written = 0;
+    const place = await serving((_, response) => {
+      response.writeHead(200, { 'content-length': large.length }).on('close', () => {
+        closed = true;
+      });
+      const more = (): void => {
+        while (written < large.length) {
+          written += 100_000;
+          if (!response.write(large.subarray(written - 100_000, written))) return;
+        }
+      };
+      response.on('drain', more);
+      more();
+    });
+    const chunks = (await get(new HttpClient(), place)).body[Symbol.asyncIterator]();
+    await chunks.next();
+    await sleep(500);
+    expect(written).toBeLessThan(large.length);
+    expect(closed).toBe(false);
+    await chunks.return?.();
+    await expect.poll(() => closed).toBe(true);
+  });
+
+  it('that ends early gives what came, and an error that passes', async () => {
+    const place = await serving((_, response) => {
+      response.writeHead(200, { 'content-length': large.length });
+      response.write(large.subarray(0, 1_000_000), () => setTimeout(() => response.destroy(), 50));
+    });
+    const { body } = await get(new HttpClient(), place);
+    let size = 0;
+    const error = await errorOf(
+      (async () => {
+        for await (const chunk of body) size += chunk.length;
+      })(),
+    );
+    expect(error).toBeInstanceOf(TransientError);
+    expect(size).toBe(1_000_000);
+  });
+
+  it('ends where the server said that it would, whatever it sends after that', async () => {
+    const server = createRawServer((socket) => {
+      socket.on('error', () => {});
+      socket.once('data', () => {
+        socket.write(`HTTP/1.1 200 OK\r\ncontent-length: ${large.length}\r\n\r\n`);
+        socket.write(large);
+        socket.write('HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nmore');
+      });
+    }).listen(0, '127.0.0.1');
+    onTestFinished(() => void server.close());
+    await new Promise((resolve) => server.once('listening', resolve));
+    const place = new URL(`http://127.0.0.1:${(server.address() as AddressInfo).port}/`);
+    const client = new HttpClient({ maxSockets: 1 });
+    for (let round = 0; round < 2; round++)
+      expect(await hashed((await get(client, place)).body)).toBe(digest);
+  });
+
+  it.each([true, false])('is given up where the server falls silent, lent: %s', async (lent) => {
+    const place = await serving((_, response) => {
+      response.writeHead(200, { 'content-length': large.length });
+      response.write(large.subarray(0, 1_000_000));
+    });
+    const client = new HttpClient({ idleTimeout: 300 });
+    const { body } = await client.send({ method: 'GET', url: place, lent });
+    expect((await errorOf(hashed(body))).message).toContain('was silent for 0.3 s');
   });
 });
 
