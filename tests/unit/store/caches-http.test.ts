@@ -1,4 +1,5 @@
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { silent } from '../../../src/base/events.ts';
@@ -56,6 +57,28 @@ describe('taking from a server', () => {
     expect(ranges).toHaveLength(3);
     expect(ranges[0]).toBeUndefined();
     expect(ranges[2]).toMatch(/^bytes=[1-9]\d*-$/);
+  });
+
+  it('goes on in a large archive, however much of it is left', async () => {
+    const folder = temporaryFolder();
+    const large = randomBytes(45_000_000);
+    mkdirSync(join(folder, 'nar'));
+    writeFileSync(join(folder, 'nar/large.nar'), large);
+    const server = await serveFolder(folder);
+    server.fault = (request, response) => {
+      const start = Number(/\d+/.exec(request.headers.range ?? '0')?.[0]);
+      if (start > 30_000_000) return false;
+      const range = `bytes ${start}-${large.length - 1}/${large.length}`;
+      const length = large.length - start;
+      response.writeHead(start === 0 ? 200 : 206, { 'content-length': length, 'content-range': range });
+      response.write(large.subarray(start, start + 20_000_000), () => response.destroy());
+      return true;
+    };
+    const hash = createHash('sha256');
+    for await (const chunk of (await httpCache(server.base).nar({ url: 'nar/large.nar' })) ?? [])
+      hash.update(chunk);
+    expect(hash.digest('hex')).toBe(createHash('sha256').update(large).digest('hex'));
+    expect(server.log.length).toBeGreaterThanOrEqual(3);
   });
 
   it('begins anew with a server that knows no ranges, and gives the same bytes', async () => {
