@@ -67,14 +67,21 @@ export class Servant {
     this.#requests.end();
   }
 
+  /** Whether it will answer nothing more. */
+  get isOver(): boolean {
+    return this.#isOver;
+  }
+
   kill(): void {
     const { pid } = this.#shell;
     if (pid === undefined || this.#isOver) return;
-    try {
-      process.kill(this.#leads ? -pid : pid, 'SIGKILL');
-    } catch {
-      // Nobody is left.
-    }
+    if (!this.#leads) this.#shell.kill('SIGKILL');
+    else
+      try {
+        process.kill(-pid, 'SIGKILL');
+      } catch {
+        // Nobody is left in it.
+      }
   }
 
   #take(text: string): void {

@@ -322,6 +322,18 @@ for (const { sandbox, usable } of sandboxVariants) {
         await expect.poll(() => running(word)).toEqual([]);
       });
 
+      it('is interrupted at any moment', async () => {
+        const word = longSleep();
+        for (const delay of [0, 1, 3, 10, 20, 30, 50, 80]) {
+          await engine.close();
+          const abort = new AbortController();
+          setTimeout(() => abort.abort(), delay);
+          const error = await failure(`sleep ${word}`, { signal: abort.signal });
+          expect(error.code).toBe('FLK_INTERRUPTED');
+        }
+        await expect.poll(() => running(word)).toEqual([]);
+      });
+
       it('forks away: what it leaves behind dies with it', async () => {
         const word = longSleep();
         await printed(`setsid sleep ${word} > /dev/null 2>&1 < /dev/null & echo > $out`);

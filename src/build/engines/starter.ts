@@ -87,7 +87,7 @@ export class Starter {
   /** A named pipe, of which programs get the end to write to as stdout and stderr. */
   readonly output: string;
   readonly #shell: Servant;
-  #isAlive = true;
+  #isKilled = false;
 
   private constructor(output: string, shell: Servant) {
     this.output = output;
@@ -118,7 +118,7 @@ export class Starter {
 
   /** False once it was killed, by whomever. */
   get isAlive(): boolean {
-    return this.#isAlive;
+    return !this.#isKilled && !this.#shell.isOver;
   }
 
   /**
@@ -130,16 +130,13 @@ export class Starter {
     const descriptors = String(reports ? 1 + inputs.length : 0);
     const answer = await this.#shell.ask(request([descriptors, cwd, first, second, ...argv]));
     const status = answer?.pop();
-    if (answer === undefined || status === undefined) {
-      this.#isAlive = false;
-      return undefined;
-    }
+    if (answer === undefined || status === undefined) return undefined;
     return { status: Number(status), report: answer.join('\n') };
   }
 
   /** Ends it and what it runs. */
   kill(): void {
-    this.#isAlive = false;
+    this.#isKilled = true;
     this.#shell.kill();
   }
 }

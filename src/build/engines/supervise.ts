@@ -50,6 +50,8 @@ export async function supervise(
   const interrupt = (): void =>
     end(new FlkError('FLK_INTERRUPTED', 'interrupted', { cause: signal?.reason }));
   signal?.addEventListener('abort', interrupt, { once: true });
+  // It may have come while the place was being made.
+  if (signal?.aborted) interrupt();
 
   const lastLines: string[] = [];
   const lines = new Lines((line) => {

@@ -100,7 +100,7 @@ export class Workshop {
   /** Throws FLK_SANDBOX_UNAVAILABLE. */
   async workplace(limits: BuildLimits): Promise<Workplace> {
     const bounds = JSON.stringify([limits.maxOutputBytes, limits.maxMemory, limits.maxProcesses]);
-    const hand = this.#idle.get(bounds)?.pop() ?? (await this.#hire(limits));
+    const hand = (await this.#idleHand(bounds)) ?? (await this.#hire(limits));
     const { starter, confinement } = hand;
     // A builder may have changed the rights of its own output.
     chmodSync(starter.output, 0o600);
@@ -122,6 +122,15 @@ export class Workshop {
         idle.push(hand);
       },
     };
+  }
+
+  async #idleHand(bounds: string): Promise<Hand | undefined> {
+    for (let hand = this.#idle.get(bounds)?.pop(); hand; hand = this.#idle.get(bounds)?.pop()) {
+      if (hand.starter.isAlive) return hand;
+      // Somebody has killed it while it had nothing to do.
+      await this.#dismiss(hand);
+    }
+    return undefined;
   }
 
   /** One of a few at the beginning, and one for each that had to be killed. */

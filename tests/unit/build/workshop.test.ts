@@ -4,7 +4,9 @@ import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { Starter } from '../../../src/build/engines/starter.ts';
 import { Workshop } from '../../../src/build/engines/workshop.ts';
+import { running } from '../../support/builds.ts';
 
 let folder: string;
 let workshop: Workshop;
@@ -32,6 +34,67 @@ function discarded(name: string, files: Readonly<Record<string, string>>): strin
 async function gone(path: string): Promise<void> {
   while (existsSync(path)) await new Promise((done) => setTimeout(done, 5));
 }
+
+describe('the starters of builds', () => {
+  const limits = { maxOutputBytes: 1e6, maxLogBytes: 1e6 };
+  let shop: Workshop;
+  beforeEach(() => {
+    const path = join(folder, 'stage');
+    mkdirSync(path);
+    const dispose = (): Promise<void> => rm(path, { recursive: true });
+    shop = new Workshop({
+      physical: (store) => store,
+      stage: async () => ({ path, dispose, wrote: () => {} }),
+    });
+  });
+  afterEach(() => shop.close());
+
+  /** Runs a build that does nothing there, but for what `during` does; gives who started it. */
+  async function used(during = (_: Starter): void => {}, within = limits): Promise<Starter> {
+    const { starter, output, shut, leave } = await shop.workplace(within);
+    output.resume();
+    const ended = new Promise((done) => output.once('end', done));
+    await starter.run({ argv: ['/bin/true'], cwd: '/', reports: false, inputs: [] });
+    shut();
+    await ended;
+    during(starter);
+    await leave(true);
+    return starter;
+  }
+
+  it('are used again, by builds with the same limits', async () => {
+    const first = await used();
+    expect(await used()).toBe(first);
+    const other = await used(undefined, { ...limits, maxOutputBytes: 2e6 });
+    expect(other).not.toBe(first);
+    expect(await used()).toBe(first);
+  });
+
+  it('are not used again once they were killed, or their output is still open', async () => {
+    const killed = await used((starter) => starter.kill());
+    const next = await used();
+    expect(next).not.toBe(killed);
+    const { starter, leave } = await shop.workplace(limits);
+    expect(starter).toBe(next);
+    await leave(false);
+    expect(starter.isAlive).toBe(false);
+    expect(await used()).not.toBe(next);
+  });
+
+  it('are not used again where somebody has killed them meanwhile', async () => {
+    const idle = await used();
+    for (const pid of running(idle.output)) process.kill(Number(pid), 'SIGKILL');
+    await expect.poll(() => idle.isAlive).toBe(false);
+    expect(await used()).not.toBe(idle);
+  });
+
+  it('end with the workshop', async () => {
+    const { output } = await used();
+    expect(running(output)).not.toEqual([]);
+    await shop.close();
+    await expect.poll(() => running(output)).toEqual([]);
+  });
+});
 
 describe('what a build leaves behind', () => {
   it('stays to the end where it is small', async () => {
