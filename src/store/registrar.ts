@@ -5,7 +5,7 @@ import { FlkError } from '../base/errors.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 import type { StoreDatabase } from './database.ts';
 import type { PathInfo } from './path-info.ts';
-import type { Places, Stage } from './places.ts';
+import { exists, type Places, type Stage } from './places.ts';
 import { moveTree } from './tree-files.ts';
 
 /** What is to become valid: a canonical tree on the store's own file system, and its record. */
@@ -86,12 +86,23 @@ export class Registrar {
       for (const { request } of wanted) await this.#together([request]).catch(request.settle);
       return;
     }
+    const recorded = new Set(this.#database.recorded(all.map(({ info }) => info.path)));
+    // Whoever writes the same without a lock may have been faster: what is valid by now must not cease to be, not even for a moment.
+    const left = wanted.flatMap(({ request, entries }) => {
+      const still = request.replace
+        ? entries
+        : entries.filter(({ info }) => !this.#isThere(info.path, recorded));
+      if (still.length === 0) request.settle();
+      return still.length === 0 ? [] : [{ request, entries: still }];
+    });
+    if (left.length === 0) return;
+    const rest = left.flatMap(({ entries }) => entries);
     // A kill between a move and the record must not leave a valid record of other bytes.
-    const recorded = this.#database.recorded(all.map(({ info }) => info.path));
-    if (recorded.length > 0) this.#database.suspend(recorded);
-    const trash = all.some((entry) => this.#isInTheWay(entry)) ? await this.#places.stage() : undefined;
+    const suspended = rest.map(({ info }) => info.path).filter((path) => recorded.has(path));
+    if (suspended.length > 0) this.#database.suspend(suspended);
+    const trash = rest.some((entry) => this.#isInTheWay(entry)) ? await this.#places.stage() : undefined;
     try {
-      const moved = wanted.filter(
+      const moved = left.filter(
         ({ request, entries }) =>
           this.#attempt(request, () => {
             for (const entry of entries) this.#move(entry, trash);
@@ -104,6 +115,10 @@ export class Registrar {
     } finally {
       await trash?.dispose();
     }
+  }
+
+  #isThere(path: StorePath, recorded: ReadonlySet<StorePath>): boolean {
+    return recorded.has(path) && exists(this.#places.physical(path));
   }
 
   /** What lies at a place without a record was left by a kill; with one it is corrupt. A file simply goes over a file. */

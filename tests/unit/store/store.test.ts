@@ -58,6 +58,31 @@ async function staged(
   return { info, staged: place };
 }
 
+it('does not take a text back, not even for a moment, that another writes at the same time', async () => {
+  const root = temporaryFolder();
+  const both = [await openStore(root), await openStore(root)];
+  onTestFinished(() => {
+    for (const store of both) store.close();
+  });
+  let gone = 0;
+  for (let round = 0; round < 100; round++) {
+    const [name, text] = [`text-${round}`, `what is written twice, ${round}`];
+    let writing = both.length;
+    await Promise.all(
+      both.map(async (store) => {
+        const { path } = await store.addText(name, text, []);
+        writing--;
+        while (writing > 0) {
+          if (store.query(path) === undefined) gone++;
+          await new Promise((resolve) => setImmediate(resolve));
+        }
+        expect(store.query(path)).toBeDefined();
+      }),
+    );
+  }
+  expect(gone).toBe(0);
+});
+
 describe('a store', () => {
   it('holds trees under the paths that their bytes give them', async () => {
     const store = await open();
