@@ -115,7 +115,12 @@ async function look({ folder, fixture, world, random }: Scene, findings: Finding
   }
   const flk = async (...args: string[]): Promise<void> => {
     const { status, stdout, stderr } = await world.flk([...args, '--store', root]);
-    if (status !== 0) findings.faults.push(`flk ${args.join(' ')} ends with ${status}\n${stdout}${stderr}`);
+    // Of a path that was being replaced a kill leaves a record, which is not valid; verify has to say so.
+    const told = stdout.split('\n').filter((line) => /^(\/nix\/store\/|database)/.test(line));
+    const isExpected =
+      status === 1 && told.length > 0 && told.every((line) => /-wild-\S+: missing: /.test(line));
+    if (status !== 0 && !isExpected)
+      findings.faults.push(`flk ${args.join(' ')} ends with ${status}\n${stdout}${stderr}`);
     findings.count(`flk ${args.slice(0, 2).join(' ')}`);
   };
   await flk('store', 'verify', '--all', '--trusted-public-keys', publicKey);
