@@ -41,7 +41,7 @@ export interface HttpRequest {
   readonly url: URL;
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: Buffer | StreamedBody;
-  /** A chunk of the answer's body need only be good until the next one is asked for: large ones then take half the time. */
+  /** A chunk of the answer's body need only be good until the next one is asked for: large ones then cost less. */
   readonly lent?: boolean;
   /** Where the redirects that led here began: elsewhere than there (host, port or scheme) no credentials are sent. */
   readonly redirectedFrom?: URL;

@@ -5,7 +5,7 @@ import { FlkError } from '../base/errors.ts';
 import { baseNameOf, type StorePath } from '../formats/store-path.ts';
 import type { StoreDatabase } from './database.ts';
 import type { PathInfo } from './path-info.ts';
-import { exists, type Places, type Stage } from './places.ts';
+import type { Places, Stage } from './places.ts';
 import { moveTree } from './tree-files.ts';
 
 /** What is to become valid: a canonical tree on the store's own file system, and its record. */
@@ -69,14 +69,7 @@ export class Registrar {
   }
 
   async #together(requests: readonly Request[]): Promise<void> {
-    const valid = this.#valid(
-      requests.flatMap(({ entries }) => entries.flatMap(({ info }) => [info.path, ...info.references])),
-    );
-    const wanted = requests.flatMap((request) => {
-      const left = this.#attempt(request, () => missing(request, valid));
-      if (left?.length === 0) request.settle();
-      return left && left.length > 0 ? [{ request, entries: left }] : [];
-    });
+    const wanted = this.#missing(requests);
     if (wanted.length === 0) return;
     const all = wanted.flatMap(({ entries }) => entries);
     try {
@@ -88,13 +81,7 @@ export class Registrar {
     }
     const recorded = new Set(this.#database.recorded(all.map(({ info }) => info.path)));
     // Whoever writes the same without a lock may have been faster: what is valid by now must not cease to be, not even for a moment.
-    const left = wanted.flatMap(({ request, entries }) => {
-      const still = request.replace
-        ? entries
-        : entries.filter(({ info }) => !this.#isThere(info.path, recorded));
-      if (still.length === 0) request.settle();
-      return still.length === 0 ? [] : [{ request, entries: still }];
-    });
+    const left = this.#missing(wanted.map(({ request }) => request));
     if (left.length === 0) return;
     const rest = left.flatMap(({ entries }) => entries);
     // A kill between a move and the record must not leave a valid record of other bytes.
@@ -117,8 +104,18 @@ export class Registrar {
     }
   }
 
-  #isThere(path: StorePath, recorded: ReadonlySet<StorePath>): boolean {
-    return recorded.has(path) && exists(this.#places.physical(path));
+  /** What is still to be made valid; requests of which nothing is are settled. */
+  #missing(
+    requests: readonly Request[],
+  ): readonly { readonly request: Request; readonly entries: readonly Entry[] }[] {
+    const valid = this.#valid(
+      requests.flatMap(({ entries }) => entries.flatMap(({ info }) => [info.path, ...info.references])),
+    );
+    return requests.flatMap((request) => {
+      const left = this.#attempt(request, () => missing(request, valid));
+      if (left?.length === 0) request.settle();
+      return left && left.length > 0 ? [{ request, entries: left }] : [];
+    });
   }
 
   /** What lies at a place without a record was left by a kill; with one it is corrupt. A file simply goes over a file. */

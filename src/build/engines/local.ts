@@ -300,7 +300,7 @@ async function direct(request: BuildRequest, scratch: Scratch): Promise<Startabl
 function assertSuccess(ended: Ended, request: BuildRequest): void {
   if (ended.status === 0) return;
   // 128 + SIGXFSZ: a file grew past what the wrapper allows.
-  if (ended.status === 'SIGXFSZ' || ended.status === 153)
+  if (ended.status === 153)
     throw new FlkError(
       'FLK_BUILD_OUTPUT_LIMIT',
       `the builder wrote a file larger than ${request.limits.maxOutputBytes} bytes`,

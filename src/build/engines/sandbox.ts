@@ -28,8 +28,8 @@ export interface Sandbox {
 
 /** How a confined command ended. */
 export interface Ended {
-  /** Exit status, or the signal's name. */
-  readonly status: number | NodeJS.Signals;
+  /** Exit status as a shell tells it; `SIGKILL` where it was ended with the shell that had started it. */
+  readonly status: number | 'SIGKILL';
   /** What the program wrote to descriptor 3. */
   readonly report: string;
   /** The last lines of its output. */
