@@ -1,5 +1,5 @@
 /** Other programs: no shell, a scrubbed environment, captured errors, an end for the whole group. */
-import { type ChildProcessByStdio, type SpawnOptions, spawn } from 'node:child_process';
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
 import type { Readable, Writable } from 'node:stream';
 import { FlkError, systemCode } from './errors.ts';
@@ -51,18 +51,23 @@ export async function run(
 
 export interface Running {
   readonly pid: number | undefined;
+  /** Whether it wrote anything to descriptor 3, where it `tells`, by the time that it closed it. */
+  readonly told: Promise<boolean>;
   readonly stdin: Writable;
   readonly stdout: Readable;
   readonly finished: Promise<{ status: number | null; stderr: string }>;
   kill(): void;
 }
 
-type StartOptions = Omit<RunOptions, 'input'>;
+interface StartOptions extends Omit<RunOptions, 'input' | 'maxOutput'> {
+  /** It gets a descriptor 3, by which it may tell that it is what was meant. */
+  readonly tells?: boolean;
+}
 
 /** Starts a program whose stdin and stdout the caller streams. `finished` rejects when it could not be started. */
 export function start(program: string, args: readonly string[], options: StartOptions = {}): Running {
-  const child = spawn(program, args, { ...common(options), stdio: ['pipe', 'pipe', 'pipe'] });
-  return { ...running(program, child, options.signal), stdout: child.stdout };
+  const child = spawn(program, args, { ...common(options), stdio: ['pipe', 'pipe', ...rest(options)] });
+  return { ...running(program, child, options.signal), stdout: child.stdout! };
 }
 
 /** The same where stdout leads elsewhere. */
@@ -72,9 +77,12 @@ export function startInto(
   args: readonly string[],
   options: StartOptions = {},
 ): Omit<Running, 'stdout'> {
-  const child = spawn(program, args, { ...common(options), stdio: ['pipe', stdout, 'pipe'] });
+  const child = spawn(program, args, { ...common(options), stdio: ['pipe', stdout, ...rest(options)] });
   return running(program, child, options.signal);
 }
+
+/** Of its descriptors, those that are always pipes. */
+const rest = ({ tells }: StartOptions): 'pipe'[] => (tells ? ['pipe', 'pipe'] : ['pipe']);
 
 const common = ({ cwd, env, signal }: StartOptions): SpawnOptions => ({
   ...(cwd === undefined ? {} : { cwd }),
@@ -84,13 +92,17 @@ const common = ({ cwd, env, signal }: StartOptions): SpawnOptions => ({
 
 function running(
   program: string,
-  child: ChildProcessByStdio<Writable, Readable | null, Readable>,
+  child: ChildProcess,
   signal: AbortSignal | undefined,
 ): Omit<Running, 'stdout'> {
   let stderr = '';
-  child.stderr.setEncoding('utf8');
-  child.stderr.on('data', (text: string) => {
+  child.stderr!.setEncoding('utf8');
+  child.stderr!.on('data', (text: string) => {
     stderr = (stderr + text).slice(-stderrKept);
+  });
+  const telling = child.stdio[3];
+  const told = new Promise<boolean>((resolve) => {
+    telling?.once('data', () => resolve(true)).once('close', () => resolve(false));
   });
   const finished = new Promise<{ status: number | null; stderr: string }>((resolve, reject) => {
     child.on('error', (error) => {
@@ -111,7 +123,8 @@ function running(
   finished.catch(() => {});
   return {
     pid: child.pid,
-    stdin: child.stdin,
+    told,
+    stdin: child.stdin!,
     finished,
     kill: () => void child.kill('SIGKILL'),
   };

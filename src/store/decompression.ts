@@ -4,7 +4,7 @@
  */
 import * as zlib from 'node:zlib';
 import { FlkError } from '../base/errors.ts';
-import { type Running, run, start, startInto } from '../base/process.ts';
+import { type Running, start, startInto } from '../base/process.ts';
 import { openProgramOutput } from '../base/program-output.ts';
 import { type Compression, decompress } from '../formats/archives/decompress.ts';
 import { ArchiveTruncated, archiveError } from '../formats/archives/entry.ts';
@@ -15,8 +15,8 @@ const worthwhile = 128 * 1024;
 interface Unpacker {
   readonly program: string;
   readonly args: readonly string[];
-  /** What `--version` says of the program that is meant: others know other options. */
-  readonly version: RegExp;
+  /** What `--version` says of the program that is meant, as a shell's pattern: others know other options. */
+  readonly version: string;
 }
 
 /** With the memory that flk's own decoders allow, and one thread: each further one would take as much again. */
@@ -24,7 +24,7 @@ const unpackers: Partial<Record<Compression, Unpacker>> = {
   xz: {
     program: 'xz',
     args: ['--decompress', '--stdout', '--format=xz', '--threads=1', '--memlimit-decompress=160MiB'],
-    version: /\(XZ Utils\)/,
+    version: '*XZ Utils*',
   },
   ...('createZstdDecompress' in zlib
     ? {}
@@ -32,7 +32,7 @@ const unpackers: Partial<Record<Compression, Unpacker>> = {
         zstd: {
           program: 'zstd',
           args: ['--decompress', '--stdout', '--quiet', '--memory=128MiB'],
-          version: /zstandard/i,
+          version: '*Zstandard*',
         },
       }),
 };
@@ -40,43 +40,71 @@ const unpackers: Partial<Record<Compression, Unpacker>> = {
 /** What the person has set for these programs is not for us. */
 const environment: NodeJS.ProcessEnv = { PATH: process.env.PATH, LC_ALL: 'C' };
 
-const found = new Map<Unpacker, Promise<boolean>>();
+/**
+ * Where "$2" is a program whose version is like $1: says so by a line on descriptor 3, and becomes it. Node starts one program for this
+ * instead of two, for each of which it makes a copy of itself.
+ */
+const becoming = `
+case $("$2" --version </dev/null 2>/dev/null 3>&-) in
+  $1) shift; echo >&3; exec "$@" 3>&- ;;
+esac
+`;
 
-/** Once in a run. */
-function isThere(unpacker: Unpacker): Promise<boolean> {
-  const { program, version } = unpacker;
-  const known = found.get(unpacker);
-  if (known) return known;
-  const looked = run(program, ['--version'], { env: environment }).then(
-    ({ status, stdout }) => status === 0 && version.test(stdout.toString('latin1')),
-    () => false,
-  );
-  found.set(unpacker, looked);
-  return looked;
+/** Whether the machine has them, as far as that is known. */
+const found = new Map<Unpacker, boolean>();
+
+/** A program that has been started to unpack one archive. */
+interface Started extends Omit<Running, 'stdout'> {
+  readonly stdout: AsyncIterable<Buffer>;
+}
+
+/** Undefined where the machine has no such program. */
+async function begin(unpacker: Unpacker): Promise<Started | undefined> {
+  const { program, args, version } = unpacker;
+  if (found.get(unpacker) === false) return undefined;
+  const output = await openProgramOutput();
+  const isKnown = found.get(unpacker) === true;
+  const [command, words] = isKnown
+    ? [program, args]
+    : ['sh', ['-c', becoming, 'sh', version, program, ...args]];
+  const options = { env: environment, tells: !isKnown };
+  const child = output
+    ? { ...startInto(output.end, command, words, options), stdout: output.chunks }
+    : start(command, words, options);
+  output?.end.destroy();
+  if (isKnown || (await child.told)) {
+    found.set(unpacker, true);
+    return child;
+  }
+  found.set(unpacker, false);
+  child.kill();
+  await child.finished.catch(() => {});
+  return undefined;
 }
 
 /**
  * As `decompress`, which it does where the stream is short or the machine has no such program. A chunk, of the source's too, need only be
- * good until the next one is asked for.
+ * good until the next one is asked for. `size`: of the packed stream, in bytes, where it is known.
  */
 export async function* decompressFast(
   source: AsyncIterable<Buffer>,
   compression: Compression,
+  size: number | undefined,
 ): AsyncGenerator<Buffer> {
   const unpacker = unpackers[compression];
   const chunks = source[Symbol.asyncIterator]();
   try {
     const head: Buffer[] = [];
-    let size = 0;
-    while (unpacker && size < worthwhile) {
+    let ready = size ?? 0;
+    while (unpacker && size === undefined && ready < worthwhile) {
       const next = await chunks.next();
       if (next.done) break;
       head.push(Buffer.from(next.value));
-      size += next.value.length;
+      ready += next.value.length;
     }
     const rest = { [Symbol.asyncIterator]: () => chunks };
-    if (unpacker && size >= worthwhile && (await isThere(unpacker)))
-      yield* throughProgram(unpacker, following(head, rest));
+    const program = unpacker && ready >= worthwhile ? await begin(unpacker) : undefined;
+    if (unpacker && program) yield* throughProgram(unpacker, program, following(head, rest));
     else yield* decompress(following(head, copiesOf(rest)), compression);
   } finally {
     await chunks.return?.();
@@ -94,19 +122,15 @@ export async function* copiesOf(source: AsyncIterable<Buffer>): AsyncGenerator<B
 }
 
 async function* throughProgram(
-  { program, args }: Unpacker,
+  { program }: Unpacker,
+  child: Started,
   source: AsyncIterable<Buffer>,
 ): AsyncGenerator<Buffer> {
-  const output = await openProgramOutput();
-  const child = output
-    ? { ...startInto(output.end, program, args, { env: environment }), stdout: output.chunks }
-    : start(program, args, { env: environment });
-  output?.end.destroy();
   const fed = feed(child, source);
   // Seen below, once the program's output has ended.
   fed.catch(child.kill);
   try {
-    for await (const chunk of child.stdout) yield chunk as Buffer;
+    yield* child.stdout;
     await fed;
     const { status, stderr } = await child.finished;
     if (status !== 0) throw failure(program, stderr);

@@ -16,6 +16,8 @@ const reservedSize = 4 * 1024 * 1024;
 /** A folder on the store's file system for what is half done. */
 export interface Stage {
   readonly path: string;
+  /** A tree of this size, in bytes, is about to be written there. */
+  expects(bytes: number): void;
   /** As many more bytes lie there of what will be registered: the disk begins with them at once. */
   wrote(bytes: number): void;
   dispose(): Promise<void>;
@@ -74,7 +76,12 @@ export class Places {
     } catch (error) {
       throw unwritable(path, error);
     }
-    return { path, wrote: (bytes) => this.#syncing.wrote(bytes), dispose: () => removeTree(path) };
+    return {
+      path,
+      expects: (bytes) => this.#syncing.expects(bytes),
+      wrote: (bytes) => this.#syncing.wrote(bytes),
+      dispose: () => removeTree(path),
+    };
   }
 
   /** What this process's locks are names of; made when it is first asked for. Undefined: they do without. */

@@ -24,12 +24,13 @@ export class SharedStage {
     this.#store = store;
   }
 
-  /** The folder is made for the first place, and goes with the last. Throws FLK_FILE_UNWRITABLE. */
-  async place(): Promise<StagedPlace> {
+  /** For a tree of about so many bytes. The folder is made for the first place, and goes with the last. Throws FLK_FILE_UNWRITABLE. */
+  async place(size: number): Promise<StagedPlace> {
     this.#used++;
     try {
       this.#stage ??= this.#store.stage();
       const stage = await this.#stage;
+      stage.expects(size);
       const path = join(stage.path, `tree-${this.#count++}`);
       return {
         path,

@@ -211,7 +211,7 @@ class ParallelSubstituter implements CacheSubstituter {
       tried.add(offer.from);
       // What else it refers to was not looked for.
       if (offer.info.references.join() !== first?.info.references.join()) continue;
-      const place = await this.#stage.place();
+      const place = await this.#stage.place(offer.info.narSize);
       try {
         return { offer: await this.#unpack(offer, place), place };
       } catch (error) {

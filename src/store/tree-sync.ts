@@ -41,6 +41,14 @@ export class TreeSync {
     this.#folder = folder;
   }
 
+  /**
+   * So large a tree is about to be written. What syncs it starts now: Node's memory is smaller than it will be, and to copy its listing
+   * takes as long as that is.
+   */
+  expects(bytes: number): void {
+    if (bytes >= worthStarting && !this.#failed) this.#start();
+  }
+
   /** As many more bytes lie in trees that will be synced. */
   wrote(bytes: number): void {
     this.#unsynced += bytes;
@@ -65,13 +73,17 @@ export class TreeSync {
   }
 
   async #syncAll(): Promise<void> {
+    this.#failed = (await this.#start()?.ask('\n')) === undefined;
+  }
+
+  /** Undefined where no program can be started: there is no memory for one, or no descriptor. */
+  #start(): Servant | undefined {
     try {
       this.#fileSystem ??= new Servant(servantScript, [this.#folder]);
-      this.#failed = (await this.#fileSystem.ask('\n')) === undefined;
     } catch {
-      // No program can be started: there is no memory for one, or no descriptor.
-      this.#failed = true;
+      // The next who asks tries again.
     }
+    return this.#fileSystem;
   }
 }
 

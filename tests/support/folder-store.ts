@@ -14,6 +14,7 @@ export function folderStore(root: string): Pick<Store, 'physical' | 'query' | 's
       const path = mkdtempSync(join(root, 'stage/build-'));
       return {
         path,
+        expects: () => {},
         wrote: () => {},
         dispose: () => removeTree(path),
       };

@@ -33,7 +33,7 @@ const zstdEncoder = Reflect.get(zlib, 'createZstdCompress') as (() => Transform)
 export const defaultPacking: Packing = zstdEncoder ? 'zstd' : 'xz';
 
 /** Where archives lie until they are sent. */
-type Scratch = Omit<Stage, 'wrote'>;
+type Scratch = Pick<Stage, 'path' | 'dispose'>;
 
 export interface PushOptions {
   /** Default: `defaultPacking`. */

@@ -44,7 +44,7 @@ describe('the starters of builds', () => {
     const dispose = (): Promise<void> => rm(path, { recursive: true });
     shop = new Workshop({
       physical: (store) => store,
-      stage: async () => ({ path, dispose, wrote: () => {} }),
+      stage: async () => ({ path, dispose, expects: () => {}, wrote: () => {} }),
     });
   });
   afterEach(() => shop.close());

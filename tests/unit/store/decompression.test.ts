@@ -1,8 +1,11 @@
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import * as zlib from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { xz } from '../../support/compressed.ts';
+import { temporaryFolder } from '../../support/temp.ts';
 
 /** As zstd frames hold what does not get smaller (RFC 8878, section 3.1.1): raw blocks. */
 async function zstd(data: Buffer): Promise<Buffer> {
@@ -52,10 +55,24 @@ describe.each([
     process.env.PATH = path;
   });
 
-  const unpack = async (source: AsyncIterable<Buffer>): Promise<Buffer> => {
+  const unpack = async (source: AsyncIterable<Buffer>, size?: number): Promise<Buffer> => {
     const { decompressFast } = await import('../../../src/store/decompression.ts');
-    return await collect(decompressFast(source, compression));
+    return await collect(decompressFast(source, compression, size));
   };
+
+  const isOwn = compression === 'zstd' && 'createZstdDecompress' in zlib;
+  it.skipIf(isOwn)('is not unpacked by another program of that name', async () => {
+    const folder = temporaryFolder();
+    const program = join(folder, compression);
+    const asked = join(folder, 'asked');
+    writeFileSync(program, `#!/bin/sh\necho "$@" >> ${asked}\necho another ${compression}\n`, {
+      mode: 0o755,
+    });
+    process.env.PATH = `${folder}:${path}`;
+    for (let times = 0; times < 2; times++)
+      expect((await unpack(pieces(await pack(large)))).equals(large)).toBe(true);
+    expect(readFileSync(asked, 'utf8')).toBe('--version\n');
+  });
 
   describe.each([
     [`by a program${why}`, path],
@@ -68,7 +85,11 @@ describe.each([
 
     test('is unpacked, short and long', async () => {
       for (const data of [Buffer.from('short'), large])
-        expect((await unpack(pieces(await pack(data)))).equals(data)).toBe(true);
+        for (const known of [false, true]) {
+          const packed = await pack(data);
+          const unpacked = await unpack(pieces(packed), known ? packed.length : undefined);
+          expect(unpacked.equals(data)).toBe(true);
+        }
     });
 
     test('is refused where it is damaged, cut or lengthened', async () => {
@@ -105,7 +126,8 @@ describe.each([
         }
       }
       const { decompressFast } = await import('../../../src/store/decompression.ts');
-      for await (const chunk of decompressFast(endless(), compression)) if (chunk.length > 0) break;
+      for await (const chunk of decompressFast(endless(), compression, undefined))
+        if (chunk.length > 0) break;
       await expect.poll(() => [ended, children()]).toEqual([true, 0]);
     });
   });
@@ -115,5 +137,5 @@ it.skipIf(!hasPrograms)(`wants no more memory of a program than of what comes wi
   const { decompressFast } = await import('../../../src/store/decompression.ts');
   const header = Buffer.from('28b52ffd00a8', 'hex');
   const window = Buffer.concat([header, (await zstd(large)).subarray(6)]);
-  expect(await codeOf(collect(decompressFast(pieces(window), 'zstd')))).toBe('FLK_LIMIT');
+  expect(await codeOf(collect(decompressFast(pieces(window), 'zstd', undefined)))).toBe('FLK_LIMIT');
 });

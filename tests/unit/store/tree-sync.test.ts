@@ -24,6 +24,9 @@ function syncProgram(script: string): () => string[] {
   return () => (existsSync(notes) ? readFileSync(notes, 'utf8').trim().split('\n') : []);
 }
 
+const children = (): number =>
+  readFileSync(`/proc/self/task/${process.pid}/children`, 'utf8').trim().split(' ').filter(Boolean).length;
+
 async function written(folder: string, name: string, files: number): Promise<string> {
   const entries = Array.from({ length: files }, (_, i) => [`file-${i}`, file(`${i}`)]);
   const tree = directory({ folder: directory(Object.fromEntries(entries)), link: symlink('nowhere') });
@@ -55,6 +58,17 @@ describe('syncing trees', () => {
 });
 
 describe('syncing early', () => {
+  it('has at hand what syncs a large tree before it is written, and nothing for a small one', async () => {
+    const sync = new TreeSync(temporaryFolder());
+    sync.expects(mebibyte);
+    expect(children()).toBe(0);
+    sync.expects(40 * mebibyte);
+    sync.expects(40 * mebibyte);
+    expect(children()).toBe(1);
+    sync.close();
+    await expect.poll(children).toBe(0);
+  });
+
   it('begins once much was written, again when that is done, never twice at a time', async () => {
     const folder = temporaryFolder();
     const gate = join(folder, 'gate');
