@@ -84,12 +84,13 @@ async function begin(unpacker: Unpacker): Promise<Started | undefined> {
 
 /**
  * As `decompress`, which it does where the stream is short or the machine has no such program. A chunk, of the source's too, need only be
- * good until the next one is asked for. `size`: of the packed stream, in bytes, where it is known.
+ * good until the next one is asked for. `size`: of the packed stream, in bytes, where it is known; `most`: of what comes out.
  */
 export async function* decompressFast(
   source: AsyncIterable<Buffer>,
   compression: Compression,
-  size: number | undefined,
+  size?: number,
+  most?: number,
 ): AsyncGenerator<Buffer> {
   const unpacker = unpackers[compression];
   const chunks = source[Symbol.asyncIterator]();
@@ -105,7 +106,7 @@ export async function* decompressFast(
     const rest = { [Symbol.asyncIterator]: () => chunks };
     const program = unpacker && ready >= worthwhile ? await begin(unpacker) : undefined;
     if (unpacker && program) yield* throughProgram(unpacker, program, following(head, rest));
-    else yield* decompress(following(head, copiesOf(rest)), compression);
+    else yield* decompress(following(head, copiesOf(rest)), compression, most);
   } finally {
     await chunks.return?.();
   }

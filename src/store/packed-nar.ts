@@ -51,7 +51,8 @@ export async function unpackNar(
   const writer = restoreTree(place);
   const file = address?.of === 'file' ? fileHasher() : undefined;
   const parser = new NarParser(file ? tee(writer, file) : writer);
-  const bytes = info.compression === 'none' ? count() : decompressFast(count(), info.compression, fileSize);
+  const bytes =
+    info.compression === 'none' ? count() : decompressFast(count(), info.compression, fileSize, narSize);
   try {
     for await (const chunk of bytes) {
       throwIfAborted(signal);

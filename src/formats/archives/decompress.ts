@@ -3,7 +3,7 @@ import { pipeline, Readable, type Transform } from 'node:stream';
 import * as zlib from 'node:zlib';
 import { FlkError } from '../../base/errors.ts';
 import { ArchiveTruncated, archiveError } from './entry.ts';
-import { ZstdWindowCheck } from './zstd-window.ts';
+import { withSmallWindow, ZstdWindowCheck } from './zstd-window.ts';
 
 export type Compression = 'none' | 'gzip' | 'xz' | 'zstd' | 'bzip2';
 
@@ -26,8 +26,16 @@ const xzMemory = 160 * 2 ** 20;
 /** liblzma unpacks each bite to its end before it hands out the first byte, and a bite may become 7000 times larger. */
 const xzBite = 4096;
 
-/** Throws FLK_LIMIT where a zstd stream wants too much memory, FLK_ARCHIVE_INVALID where the stream is damaged, as ArchiveTruncated where it ends too early. Never holds more than a few windows of it. */
-export function decompress(source: AsyncIterable<Buffer>, compression: Compression): AsyncIterable<Buffer> {
+/**
+ * `most`: bytes that come out where that is known; of more, some may be wrong. Throws FLK_LIMIT where a zstd stream wants too much
+ * memory, FLK_ARCHIVE_INVALID where the stream is damaged, as ArchiveTruncated where it ends too early. Never holds more than a few
+ * windows of it.
+ */
+export function decompress(
+  source: AsyncIterable<Buffer>,
+  compression: Compression,
+  most = Number.POSITIVE_INFINITY,
+): AsyncIterable<Buffer> {
   switch (compression) {
     case 'none':
       return source;
@@ -36,7 +44,7 @@ export function decompress(source: AsyncIterable<Buffer>, compression: Compressi
     case 'xz':
       return unxz(source);
     case 'zstd':
-      return nativeZstd ? through(source, async () => nativeZstd(), compression) : unzstd(source);
+      return nativeZstd ? through(source, async () => nativeZstd(), compression) : unzstd(source, most);
     case 'bzip2':
       return bunzip2(source);
   }
@@ -111,17 +119,19 @@ async function* unxz(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
 }
 
 /** For a Node without zstd of its own. */
-async function* unzstd(source: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
+async function* unzstd(source: AsyncIterable<Buffer>, most: number): AsyncGenerator<Buffer> {
   const { Decompress } = await import('fzstd');
   const out: Buffer[] = [];
   const decoder = new Decompress((chunk) =>
     out.push(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length)),
   );
   const window = new ZstdWindowCheck();
+  let isFirst = true;
   const push = (chunk: Buffer, last: boolean) => {
     try {
       window.push(chunk);
-      decoder.push(chunk, last);
+      decoder.push(isFirst ? withSmallWindow(chunk, most) : chunk, last);
+      isFirst = false;
     } catch (error) {
       throw damaged('zstd', error);
     }

@@ -62,6 +62,21 @@ export class ZstdWindowCheck {
   }
 }
 
+/**
+ * The same bytes, which begin a stream, with a window that holds no more than what comes out: the decoder in JavaScript moves the whole
+ * window for each block, 2 MiB for an archive of 2 KiB, whose packer did not know that it would be so small.
+ */
+export function withSmallWindow(start: Buffer, size: number): Buffer {
+  const isFrame = start.length > 5 && start.readUInt32LE(0) === 0xfd2fb528;
+  if (!isFrame || (start[4]! & 0x20) !== 0) return start;
+  const exponent = Math.max(0, Math.ceil(Math.log2(size)) - 10);
+  const descriptor = exponent << 3;
+  if (exponent > 31 || descriptor >= start[5]!) return start;
+  const changed = Buffer.from(start);
+  changed[5] = descriptor;
+  return changed;
+}
+
 function windowSize(descriptor: number): number {
   const base = 2 ** (10 + (descriptor >> 3));
   return base + (base / 8) * (descriptor & 7);

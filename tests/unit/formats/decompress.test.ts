@@ -2,7 +2,7 @@ import { Readable } from 'node:stream';
 import { describe, expect, test } from 'vitest';
 import { compressionOf, decompress } from '../../../src/formats/archives/decompress.ts';
 import { ArchiveTruncated } from '../../../src/formats/archives/entry.ts';
-import { ZstdWindowCheck } from '../../../src/formats/archives/zstd-window.ts';
+import { withSmallWindow, ZstdWindowCheck } from '../../../src/formats/archives/zstd-window.ts';
 import { tarOf } from '../../support/archives.ts';
 import { compressed, pkg } from '../../support/compressed.ts';
 
@@ -51,6 +51,25 @@ describe('zstd', () => {
     expect((await unpacked(Buffer.concat([honest, honest]))).length).toBe(
       (await unpacked(honest)).length * 2,
     );
+  });
+
+  test('of which little comes out needs no larger window, and none is made larger', async () => {
+    const honest = await compressed.zstd();
+    const tar = await unpacked(honest);
+    // Without its size, and with a window of 2 MiB.
+    const stream = Buffer.concat([magic, Buffer.from('0458', 'hex'), honest.subarray(7)]);
+    for (const size of [tar.length, 2 ** 20, 2 ** 21, 2 ** 40, Number.POSITIVE_INFINITY]) {
+      const chunks: Buffer[] = [];
+      for await (const chunk of decompress(Readable.from([stream]), 'zstd', size)) chunks.push(chunk);
+      expect(Buffer.concat(chunks)).toEqual(tar);
+    }
+    const windows = [0, 1024, 1025, 8000, 2 ** 20, 2 ** 20 + 1, 2 ** 40].map(
+      (size) => 2 ** (10 + (withSmallWindow(stream, size)[5]! >> 3)),
+    );
+    expect(windows).toEqual([1024, 1024, 2048, 8192, 2 ** 20, 2 ** 21, 2 ** 21]);
+    for (const other of [honest, skippable, stream.subarray(0, 5)])
+      expect(withSmallWindow(other, 1024)).toEqual(other);
+    expect(stream[5]).toBe(0x58);
   });
 
   /** In pieces of every size. */
