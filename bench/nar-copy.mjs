@@ -9,7 +9,7 @@
  * whoever comes after a removal pays for it, four times what the work takes.
  *
  * From the same folder, as file:// and over HTTP on loopback (by nginx where there is one), packed with xz, with zstd where Node or Nix
- * can, and not at all. Both unpack xz with the same liblzma: of two versions, one may take two thirds longer. flk finds its compiled
+ * can, and not at all; the small paths also from a server that answers after 30 ms, as one does that is not on this machine. Both unpack xz with the same liblzma: of two versions, one may take two thirds longer. flk finds its compiled
  * code, as on any run but the first. Time, and processor time of all threads: a machine with other work stretches the first more than
  * the second. What Nix leaves in memory, flk has brought to the disk by the end of its time.
  *
@@ -101,11 +101,14 @@ const titles = [
   `${pathCount} small paths`,
 ];
 
+/** Milliseconds, for each answer. */
+const distance = 30;
 const hasNginx = nix && existsSync(join(enginesRoot, 'usr/sbin/nginx'));
 const serve = hasNginx ? serveByNginx : serveByNode;
 
-async function serveByNode(folder) {
-  const server = createServer((request, response) => {
+async function serveByNode(folder, delay = 0) {
+  const server = createServer(async (request, response) => {
+    if (delay > 0) await new Promise((resolve) => setTimeout(resolve, delay));
     const file = join(folder, request.url);
     const size = statSync(file, { throwIfNoEntry: false })?.size;
     if (size === undefined) response.writeHead(404).end();
@@ -183,9 +186,17 @@ for (const compression of packings) {
     });
   }
   const server = await serve(cache);
-  for (const [i, path] of paths.entries())
-    for (const url of [`file://${cache}`, server.url]) {
-      console.log(`\n${titles[i]}, ${compression}, ${url.split(':')[0]}`);
+  const distant = await serveByNode(cache, distance);
+  for (const [i, path] of paths.entries()) {
+    const isSmall = i === paths.length - 1;
+    const places = [
+      `file://${cache}`,
+      server.url,
+      ...(isSmall && compression === 'none' ? [distant.url] : []),
+    ];
+    for (const url of places) {
+      const where = url === distant.url ? `http, ${distance} ms away` : url.split(':')[0];
+      console.log(`\n${titles[i]}, ${compression}, ${where}`);
       const contenders = {
         ...(nix && {
           'nix 2.34': (home) => [
@@ -216,5 +227,7 @@ for (const compression of packings) {
         );
       }
     }
+  }
+  distant.close();
   server.close();
 }

@@ -256,8 +256,17 @@ export const commands = {
     max: 1,
     summary: 'See that all that a flake offers can be instantiated, and that its checks build',
     details:
-      'Reads the manifest for all systems, instantiates packages, checks, shells, apps and the formatter for this one, and builds all\nchecks, whatever fails. A line for each check, and for whatever else has failed; exit status 1 where something has.',
-    options: [...common, 'no-build', 'reproducible', 'all-systems', ...building, ...locking, ...network],
+      'Reads the manifest for all systems, instantiates packages, checks, shells, apps and the formatter for this one (or --system), and\nbuilds all checks, whatever fails. A line for each check, and for whatever else has failed; exit status 1 where something has.',
+    options: [
+      ...common,
+      'no-build',
+      'reproducible',
+      'all-systems',
+      'system',
+      ...building,
+      ...locking,
+      ...network,
+    ],
   },
   fmt: {
     args: '[PATH…] [-- ARGS…]',
@@ -315,7 +324,7 @@ export const commands = {
     summary: 'Show the derivations that packages become, as JSON',
     details:
       'PATH is a .drv in the store, or what one made. With --recursive: all that they stand on, too. The shape is that of\nnix derivation show. Nothing is built, except packages with contentAddressed: true that the named ones are built with.',
-    options: [...common, 'recursive', ...locking, ...network],
+    options: [...common, 'recursive', 'system', ...locking, ...network],
   },
   registry: {
     args: 'list|add|remove|pin|resolve [REF…]',

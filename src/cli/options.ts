@@ -104,7 +104,7 @@ export const options = {
   system: {
     kind: 'text',
     value: 'SYSTEM',
-    help: 'Build for another system than this machine’s: aarch64-linux, where a builder has it',
+    help: 'Another system than this machine’s: aarch64-linux; only a builder that has it builds for it',
   },
   builders: {
     kind: 'text',

@@ -75,6 +75,20 @@ describe('flk check', () => {
     ]);
   });
 
+  it('reads for another system, whose checks only a builder that has it can build', async () => {
+    const world = flakeWorld(`${good}checks:\n  b: { toolchain: host, buildPhase: "echo > $out" }\n`);
+    const check = ['check', '--json', '--system', 'riscv64-linux'];
+    const { status, stdout } = await world.flk([...check, '--no-build']);
+    expect([status, new Set((JSON.parse(stdout) as Item[]).map(({ system }) => system))]).toEqual([
+      0,
+      new Set(['riscv64-linux']),
+    ]);
+    const built = JSON.parse((await world.flk(check)).stdout) as Item[];
+    expect(built.filter(({ ok }) => !ok).map(({ name, error }) => [name, error?.code])).toEqual([
+      ['checks.b', 'FLK_BUILDER_MISSING'],
+    ]);
+  });
+
   it('reads for every system that is named, with --all-systems', async () => {
     const world = flakeWorld(`systems: [x86_64-linux, aarch64-linux, riscv64-linux]\n${good}`);
     const { status, stdout } = await world.flk(['check', '--all-systems', '--json']);

@@ -12,7 +12,7 @@ packages:
 interface Shown {
   readonly version: number;
   readonly derivations: Readonly<
-    Record<string, { readonly name: string; readonly env: Record<string, string> }>
+    Record<string, { readonly name: string; readonly system: string; readonly env: Record<string, string> }>
   >;
 }
 const read = (text: string): Shown => JSON.parse(text) as Shown;
@@ -30,6 +30,14 @@ describe('flk derivation show', () => {
         .sort(),
     ).toEqual(['app-1', 'lib']);
     expect(all.derivations).toMatchObject(one.derivations);
+  });
+
+  it('shows what a package becomes on another system', async () => {
+    const { flk } = flakeWorld(manifest);
+    const { stdout } = await flk(['derivation', 'show', '-r', '--system', 'riscv64-linux']);
+    const systems = Object.values(read(stdout).derivations).map(({ system }) => system);
+    expect(systems).toEqual(['riscv64-linux', 'riscv64-linux']);
+    expect((await flk(['derivation', 'show', '--system', 'here'])).status).toBe(2);
   });
 
   it('reads the .drv in the store, and the one that made a path', async () => {

@@ -9,7 +9,7 @@ import type { Store } from '../../store/store.ts';
 import { type OpenedFlake, openOne } from '../building.ts';
 import type { Context } from '../context.ts';
 import { readPathArgument, validPath } from '../store-paths.ts';
-import { hostSystem, packageOf, parseTarget } from '../targets.ts';
+import { packageOf, parseTarget, systemOf } from '../targets.ts';
 
 export async function runDerivation(context: Context): Promise<number> {
   const [word = '', ...args] = context.args;
@@ -22,7 +22,7 @@ export async function runDerivation(context: Context): Promise<number> {
       addFromStore(await context.store(), argument, context, found);
       continue;
     }
-    const target = parseTarget(argument, hostSystem());
+    const target = parseTarget(argument, systemOf(context));
     const opened = flakes.get(target.flake)?.opened ?? (await openOne(context, target.flake));
     const instantiator = flakes.get(target.flake)?.instantiator ?? new Instantiator(opened);
     flakes.set(target.flake, { opened, instantiator });
