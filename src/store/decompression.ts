@@ -58,25 +58,30 @@ interface Started extends Omit<Running, 'stdout'> {
   readonly stdout: AsyncIterable<Buffer>;
 }
 
-/** Undefined where the machine has no such program. */
+/** Undefined where the machine has no such program, or none can be started: there is no memory for one, or no descriptor. */
 async function begin(unpacker: Unpacker): Promise<Started | undefined> {
+  const known = found.get(unpacker);
+  if (known === false) return undefined;
   const { program, args, version } = unpacker;
-  if (found.get(unpacker) === false) return undefined;
-  const output = await openProgramOutput();
-  const isKnown = found.get(unpacker) === true;
-  const [command, words] = isKnown
+  const [command, words] = known
     ? [program, args]
     : ['sh', ['-c', becoming, 'sh', version, program, ...args]];
-  const options = { env: environment, tells: !isKnown };
-  const child = output
-    ? { ...startInto(output.end, command, words, options), stdout: output.chunks }
-    : start(command, words, options);
-  output?.end.destroy();
-  if (isKnown || (await child.told)) {
-    found.set(unpacker, true);
-    return child;
+  const options = { env: environment, tells: !known };
+  const output = await openProgramOutput();
+  let child: Started;
+  try {
+    child = output
+      ? { ...startInto(output.end, command, words, options), stdout: output.chunks }
+      : start(command, words, options);
+  } catch {
+    return undefined;
+  } finally {
+    output?.end.destroy();
   }
-  found.set(unpacker, false);
+  if (known) return child;
+  const isThere = await child.told;
+  found.set(unpacker, isThere);
+  if (isThere) return child;
   child.kill();
   await child.finished.catch(() => {});
   return undefined;
