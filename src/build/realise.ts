@@ -109,6 +109,9 @@ export async function realiseAll(
   return results;
 }
 
+const failuresOf = (results: readonly PromiseSettledResult<void>[]): unknown[] =>
+  results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
+
 /** What a realisation builds from, whichever of its packages asks for it. */
 type Plan = Pick<Instantiation, 'derivations' | 'sources'>;
 
@@ -312,16 +315,15 @@ class Realisation {
       if (maker) drvs.add(maker);
       else sources.add(toolchain.path);
     }
-    const results = await Promise.allSettled([...drvs].map((drvPath) => this.need(drvPath)));
-    const failures = results.flatMap((result) => (result.status === 'rejected' ? [result.reason] : []));
+    // The sources of all that will be built are asked for together, for a tree is walked as a whole: not each when its turn has come.
+    const [results, copies] = await Promise.all([
+      Promise.allSettled([...drvs].map((drvPath) => this.need(drvPath))),
+      Promise.allSettled([...sources].map((path) => this.source(path))),
+    ]);
+    const failures = failuresOf(results);
     if (failures.length > 0) throw combined(name, failures);
-    await Promise.all(
-      [...sources].map((path) =>
-        this.source(path).catch((error) => {
-          throw asFlkError(error).within(name);
-        }),
-      ),
-    );
+    const [failure] = failuresOf(copies);
+    if (failure !== undefined) throw asFlkError(failure).within(name);
   }
 
   /** Keeps the recipe of what is built: the `.drv` file, and with it those of its inputs and their sources, to which it refers. */

@@ -21,6 +21,7 @@ import { readLog } from '../../../src/build/build-log.ts';
 import type { BuildRequest, Engine, Toolchain } from '../../../src/build/engines/engine.ts';
 import type { Instantiation, PlannedDerivation } from '../../../src/build/instantiation.ts';
 import { type RealiseOptions, realise, realiseAll } from '../../../src/build/realise.ts';
+import { SharedWalks } from '../../../src/build/shared-walks.ts';
 import {
   type Derivation,
   derivationPath,
@@ -28,7 +29,7 @@ import {
   printDerivation,
   withOutputPaths,
 } from '../../../src/formats/derivation.ts';
-import { hashTree } from '../../../src/formats/nar.ts';
+import { hashTree, type Tree } from '../../../src/formats/nar.ts';
 import { makeSourcePath, type StorePath } from '../../../src/formats/store-path.ts';
 import { resultLink } from '../../../src/store/roots.ts';
 import { openStore, type Store } from '../../../src/store/store.ts';
@@ -36,7 +37,7 @@ import { walkPath } from '../../../src/store/tree-files.ts';
 import { soleBuilder } from '../../support/builds.ts';
 import { errorOf } from '../../support/errors.ts';
 import { temporaryFolder } from '../../support/temp.ts';
-import { file, treeFrom } from '../../support/trees.ts';
+import { directory, file, treeFrom } from '../../support/trees.ts';
 
 /** What a package of these tests does instead of running a builder. */
 type Action = (request: BuildRequest, place: (name: string) => string) => Promise<void> | void;
@@ -256,6 +257,47 @@ describe('realise', () => {
     expect(made).toBe(1);
     await run(new FakeEngine(), graph.top('two'));
     expect(made).toBe(1);
+  });
+
+  it('asks for the sources of a whole chain together, so that one walk of their tree serves them', async () => {
+    const whole = treeFrom(directory({ a: file('1'), b: file('2'), c: file('3') }));
+    let walks = 0;
+    const tree: Tree = {
+      walk: async (sink) => {
+        walks++;
+        await whole.walk(sink);
+      },
+    };
+    const shared = new SharedWalks(tree);
+    const graph = new Graph();
+    for (const [i, name] of ['a', 'b', 'c'].entries()) {
+      const part: Tree = { walk: async (sink) => void (await shared.walk(name, sink)) };
+      const source = makeSourcePath(name, (await hashTree(part)).narHash);
+      graph.sources.set(source, async () => void (await store.addTree(name, part)));
+      graph.add(name, { sources: [source], needs: i === 0 ? [] : ['ab'[i - 1]!] });
+    }
+    walks = 0;
+    const seen: number[] = [];
+    const build: Action = (_, place) => {
+      seen.push(walks);
+      writeFileSync(place('out'), '');
+    };
+    await run(new FakeEngine({ a: build, b: build, c: build }), graph.top('c'));
+    // Whoever comes while the first walk begins is in the second.
+    expect(seen[0]).toBeLessThanOrEqual(2);
+    expect(seen).toEqual([seen[0], seen[0], seen[0]]);
+  });
+
+  it('ends with what is wrong with a source once all that was begun has ended', async () => {
+    const source = makeSourcePath('source', (await hashTree(treeFrom(file('content')))).narHash);
+    const graph = new Graph().add('one').add('two', { needs: ['one'], sources: [source] });
+    graph.sources.set(source, async () => {
+      throw new FlkError('FLK_PACKAGE_INVALID', 'it is gone');
+    });
+    const failed = run(new FakeEngine(), graph.top('two'));
+    await expect(failed).rejects.toMatchObject({ code: 'FLK_PACKAGE_INVALID', trail: ['two'] });
+    expect(store.query(graph.out('one'))).toBeDefined();
+    expect(store.query(graph.out('two'))).toBeUndefined();
   });
 
   it('keeps to --max-jobs', async () => {
