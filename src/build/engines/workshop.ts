@@ -62,6 +62,19 @@ function isSmall(folder: string): boolean {
   }
 }
 
+/** The ends of a named pipe, as descriptors. Throws where it is gone, or there is no descriptor for both. */
+function openEnds(pipe: string): { readonly reading: number; readonly writing: number } {
+  // A builder may have changed the rights of its own output.
+  chmodSync(pipe, 0o600);
+  const reading = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    return { reading, writing: openSync(pipe, constants.O_WRONLY) };
+  } catch (error) {
+    closeSync(reading);
+    throw error;
+  }
+}
+
 export class Workshop {
   readonly #store: Pick<Store, 'physical' | 'stage'>;
   readonly #bases = new OnceMap<string, Base>();
@@ -102,11 +115,15 @@ export class Workshop {
     const bounds = JSON.stringify([limits.maxOutputBytes, limits.maxMemory, limits.maxProcesses]);
     const hand = (await this.#idleHand(bounds)) ?? (await this.#hire(limits));
     const { starter, confinement } = hand;
-    // A builder may have changed the rights of its own output.
-    chmodSync(starter.output, 0o600);
-    const reading = openSync(starter.output, constants.O_RDONLY | constants.O_NONBLOCK);
-    const output = new Socket({ fd: reading, readable: true, writable: false });
-    let end: number | undefined = openSync(starter.output, constants.O_WRONLY);
+    let ends: ReturnType<typeof openEnds>;
+    try {
+      ends = openEnds(starter.output);
+    } catch (error) {
+      await this.#dismiss(hand);
+      throw error;
+    }
+    const output = new Socket({ fd: ends.reading, readable: true, writable: false });
+    let end: number | undefined = ends.writing;
     const shut = (): void => {
       if (end !== undefined) closeSync(end);
       end = undefined;

@@ -1,5 +1,5 @@
 /** What builds leave behind: when it is removed. */
-import { existsSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -86,6 +86,14 @@ describe('the starters of builds', () => {
     for (const pid of running(idle.output)) process.kill(Number(pid), 'SIGKILL');
     await expect.poll(() => idle.isAlive).toBe(false);
     expect(await used()).not.toBe(idle);
+  });
+
+  it('are not used again, nor left behind, where their output is gone', async () => {
+    const robbed = await used();
+    rmSync(robbed.output);
+    await expect(shop.workplace(limits)).rejects.toThrow('ENOENT');
+    expect(robbed.isAlive).toBe(false);
+    expect(await used()).not.toBe(robbed);
   });
 
   it('end with the workshop', async () => {
