@@ -51,7 +51,7 @@ export async function run(
 
 export interface Running {
   readonly pid: number | undefined;
-  /** Whether it wrote anything to descriptor 3, where it `tells`, by the time that it closed it. */
+  /** Whether it wrote anything to descriptor 3 by the time that it closed it; false where it has none. */
   readonly told: Promise<boolean>;
   readonly stdin: Writable;
   readonly stdout: Readable;
@@ -102,7 +102,8 @@ function running(
   });
   const telling = child.stdio[3];
   const told = new Promise<boolean>((resolve) => {
-    telling?.once('data', () => resolve(true)).once('close', () => resolve(false));
+    if (telling) telling.once('data', () => resolve(true)).once('close', () => resolve(false));
+    else resolve(false);
   });
   const finished = new Promise<{ status: number | null; stderr: string }>((resolve, reject) => {
     child.on('error', (error) => {

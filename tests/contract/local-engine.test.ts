@@ -12,7 +12,6 @@ import {
 } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { build as bundle } from 'esbuild';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { FlkError } from '../../src/base/errors.ts';
 import { type Event, silent } from '../../src/base/events.ts';
@@ -27,6 +26,7 @@ import {
   sandboxVariants,
   storePath,
 } from '../support/builds.ts';
+import { bundleChild } from '../support/child.ts';
 import { errorOf } from '../support/errors.ts';
 import { folderStore } from '../support/folder-store.ts';
 import { temporaryFolder } from '../support/temp.ts';
@@ -455,27 +455,16 @@ for (const { sandbox, usable } of sandboxVariants) {
     });
 
     it('inherits nothing from flk, and dies with it, however flk ends', async () => {
-      const program = join(root, 'build.mjs');
       const word = longSleep();
-      await bundle({
-        stdin: {
-          contents: `
-            import { localEngine } from './src/build/engines/local.ts';
-            import { folderStore } from './tests/support/folder-store.ts';
-            const env = new Map([['PATH', '/usr/bin:/bin']]);
-            const derivation = { outputs: new Map(), inputDrvs: new Map(), inputSrcs: [], system: '', env,
-              builder: '/bin/sh', args: ['-c', 'sleep ${word} & setsid sleep ${word} & umask; readlink /proc/self/fd/40; wait'] };
-            const engine = localEngine({ store: folderStore(process.argv[2]), sandbox: process.argv[3], reporter: { emit() {} } });
-            await engine.build({ drvPath: '/nix/store/x.drv', derivation, closure: [], toolchain: { kind: 'host' }, cores: 1,
-              log: (line) => console.log(line), limits: { maxOutputBytes: 1e6, maxLogBytes: 1e6 } });`,
-          resolveDir: process.cwd(),
-        },
-        bundle: true,
-        platform: 'node',
-        format: 'esm',
-        outfile: program,
-        logLevel: 'silent',
-      });
+      const program = await bundleChild(`
+        import { localEngine } from './src/build/engines/local.ts';
+        import { folderStore } from './tests/support/folder-store.ts';
+        const env = new Map([['PATH', '/usr/bin:/bin']]);
+        const derivation = { outputs: new Map(), inputDrvs: new Map(), inputSrcs: [], system: '', env,
+          builder: '/bin/sh', args: ['-c', 'sleep ${word} & setsid sleep ${word} & umask; readlink /proc/self/fd/40; wait'] };
+        const engine = localEngine({ store: folderStore(process.argv[2]), sandbox: process.argv[3], reporter: { emit() {} } });
+        await engine.build({ drvPath: '/nix/store/x.drv', derivation, closure: [], toolchain: { kind: 'host' }, cores: 1,
+          log: (line) => console.log(line), limits: { maxOutputBytes: 1e6, maxLogBytes: 1e6 } });`);
       const other = temporaryFolder();
       const folder = openSync('/', 'r');
       const flk = spawn(
@@ -553,6 +542,7 @@ describe.skipIf(!canNamespace)(
         server.close();
       }
       expect(events).toEqual([{ kind: 'notice', notice: { type: 'no-sandbox', reason: '--no-sandbox' } }]);
+      await engine.close();
       expect(readdirSync(join(root, 'stage'))).toEqual([]);
     });
 

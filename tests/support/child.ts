@@ -6,13 +6,20 @@ import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
 import { temporaryFolder } from './temp.ts';
 
-/** Bundles a TypeScript file so that plain Node runs it; native packages are taken from where they are installed. */
-export async function bundleChild(entry: URL): Promise<string> {
+const repository = fileURLToPath(new URL('../..', import.meta.url));
+
+/**
+ * Bundles a TypeScript file, or a text whose imports are relative to the repository's root, so that plain Node runs it; native packages
+ * are taken from where they are installed.
+ */
+export async function bundleChild(program: URL | string): Promise<string> {
   const folder = temporaryFolder();
-  symlinkSync(fileURLToPath(new URL('../../node_modules', import.meta.url)), join(folder, 'node_modules'));
+  symlinkSync(join(repository, 'node_modules'), join(folder, 'node_modules'));
   const outfile = join(folder, 'child.mjs');
   await build({
-    entryPoints: [entry.pathname],
+    ...(typeof program === 'string'
+      ? { stdin: { contents: program, resolveDir: repository, loader: 'ts' } }
+      : { entryPoints: [program.pathname] }),
     outfile,
     bundle: true,
     platform: 'node',

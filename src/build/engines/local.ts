@@ -42,11 +42,7 @@ function sandboxedEngine(
   { store, keepFailed }: LocalEngineOptions,
   choice: Exclude<SandboxChoice, 'none'>,
 ): Engine {
-  const place: Place = {
-    store,
-    workshop: new Workshop(store),
-    keepFailed,
-  };
+  const place: Place = { store, workshop: new Workshop(store), keepFailed };
   let candidates: Promise<Sandbox[]> | undefined;
   const failures: { readonly sandbox: string; readonly output: readonly string[] }[] = [];
   return {
@@ -137,6 +133,7 @@ async function works(sandbox: Sandbox, place: Place, request: BuildRequest): Pro
  * even that is refused, the store must really be at /nix/store.
  */
 function openEngine({ store, reporter, keepFailed }: LocalEngineOptions): Engine {
+  const place = { store, workshop: new Workshop(store), keepFailed };
   let told = false;
   const refusal: Engine['refusal'] = ({ toolchain }) =>
     toolchain.kind === 'path'
@@ -150,17 +147,9 @@ function openEngine({ store, reporter, keepFailed }: LocalEngineOptions): Engine
       if (refused) throw new FlkError('FLK_SANDBOX_UNAVAILABLE', refused.reason, refused);
       if (!told) reporter.emit({ kind: 'notice', notice: { type: 'no-sandbox', reason: '--no-sandbox' } });
       told = true;
-      // Not shared: what has left the builder's group may keep its log open.
-      const workshop = new Workshop(store);
-      try {
-        const built = await buildOpenly({ store, workshop, keepFailed }, request);
-        return { ...built, dispose: () => built.dispose().then(() => workshop.close()) };
-      } catch (error) {
-        await workshop.close();
-        throw error;
-      }
+      return await buildOpenly(place, request);
     },
-    close: async () => {},
+    close: () => place.workshop.close(),
   };
 }
 

@@ -27,7 +27,8 @@ const xzMemory = 160 * 2 ** 20;
 const xzBite = 4096;
 
 /**
- * `most`: bytes that come out where that is known; of more, some may be wrong. Throws FLK_LIMIT where a zstd stream wants too much
+ * `most`: bytes that come out, where that is known. Where it is too little, less or other bytes may come: who knows the size knows the hash,
+ * too. Throws FLK_LIMIT where a zstd stream wants too much
  * memory, FLK_ARCHIVE_INVALID where the stream is damaged, as ArchiveTruncated where it ends too early. Never holds more than a few
  * windows of it.
  */

@@ -1,9 +1,8 @@
 /** One shell for many works: who gets which answer, and what is said when it is gone. */
 import { spawnSync } from 'node:child_process';
-import { build as bundle } from 'esbuild';
 import { afterEach, describe, expect, it } from 'vitest';
 import { Servant } from '../../../src/base/servant.ts';
-import { temporaryFolder } from '../../support/temp.ts';
+import { bundleChild } from '../../support/child.ts';
 
 const servants: Servant[] = [];
 afterEach(() => {
@@ -49,21 +48,10 @@ describe('a servant', () => {
   });
 
   it('keeps nobody waiting who asks nothing, and everybody who does', async () => {
-    const program = `${temporaryFolder()}/ask.mjs`;
-    await bundle({
-      stdin: {
-        contents: `
-          import { Servant } from './src/base/servant.ts';
-          const servant = new Servant('while read -r seconds; do sleep "$seconds"; echo done; echo; done', []);
-          console.log((await servant.ask('0.2\\n')).join());`,
-        resolveDir: process.cwd(),
-      },
-      bundle: true,
-      platform: 'node',
-      format: 'esm',
-      outfile: program,
-      logLevel: 'silent',
-    });
+    const program = await bundleChild(`
+      import { Servant } from './src/base/servant.ts';
+      const servant = new Servant('while read -r seconds; do sleep "$seconds"; echo done; echo; done', []);
+      console.log((await servant.ask('0.2\\n')).join());`);
     const { stdout, signal } = spawnSync(process.execPath, [program], { encoding: 'utf8', timeout: 10_000 });
     expect({ stdout, signal }).toEqual({ stdout: 'done\n', signal: null });
   });

@@ -1,14 +1,18 @@
 import { Readable } from 'node:stream';
 import { describe, expect, test } from 'vitest';
+import { FlkError } from '../../../src/base/errors.ts';
 import { compressionOf, decompress } from '../../../src/formats/archives/decompress.ts';
 import { ArchiveTruncated } from '../../../src/formats/archives/entry.ts';
 import { withSmallWindow, ZstdWindowCheck } from '../../../src/formats/archives/zstd-window.ts';
 import { tarOf } from '../../support/archives.ts';
 import { compressed, pkg } from '../../support/compressed.ts';
 
-async function unpacked(bytes: Buffer): Promise<Buffer> {
+const unpacked = (bytes: Buffer): Promise<Buffer> =>
+  collected(decompress(Readable.from([bytes]), compressionOf(bytes)));
+
+async function collected(source: AsyncIterable<Buffer>): Promise<Buffer> {
   const chunks: Buffer[] = [];
-  for await (const chunk of decompress(Readable.from([bytes]), compressionOf(bytes))) chunks.push(chunk);
+  for await (const chunk of source) chunks.push(chunk);
   return Buffer.concat(chunks);
 }
 
@@ -58,10 +62,15 @@ describe('zstd', () => {
     const tar = await unpacked(honest);
     // Without its size, and with a window of 2 MiB.
     const stream = Buffer.concat([magic, Buffer.from('0458', 'hex'), honest.subarray(7)]);
-    for (const size of [tar.length, 2 ** 20, 2 ** 21, 2 ** 40, Number.POSITIVE_INFINITY]) {
-      const chunks: Buffer[] = [];
-      for await (const chunk of decompress(Readable.from([stream]), 'zstd', size)) chunks.push(chunk);
-      expect(Buffer.concat(chunks)).toEqual(tar);
+    for (const size of [tar.length, 2 ** 20, 2 ** 21, 2 ** 40, Number.POSITIVE_INFINITY])
+      expect(await collected(decompress(Readable.from([stream]), 'zstd', size))).toEqual(tar);
+    // Told too little, it gives less, or the same, or refuses; it never fails as only a fault of flk's would.
+    for (const lie of [0, 1, 100, 1024, tar.length - 1]) {
+      const outcome = await collected(decompress(Readable.from([stream]), 'zstd', lie)).then(
+        (bytes) => (bytes.length <= tar.length ? 'no more' : 'more'),
+        (error: unknown) => (error instanceof FlkError ? error.code : error),
+      );
+      expect(['no more', 'FLK_ARCHIVE_INVALID']).toContain(outcome);
     }
     const windows = [0, 1024, 1025, 8000, 2 ** 20, 2 ** 20 + 1, 2 ** 40].map(
       (size) => 2 ** (10 + (withSmallWindow(stream, size)[5]! >> 3)),
