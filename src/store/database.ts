@@ -9,53 +9,8 @@ import { FlkError, systemCode } from '../base/errors.ts';
 import { withFileLock } from '../base/files.ts';
 import type { NarHash } from '../formats/hash.ts';
 import { type StorePath, storeDir } from '../formats/store-path.ts';
+import { assertReadable, hasHolds, prepare, transaction } from './database-schema.ts';
 import type { PathInfo } from './path-info.ts';
-
-/** In the file's header (`user_version`). Counts up with every change that an older flk would misread. */
-const schemaVersion = 2;
-/** Writes take milliseconds; whoever waits longer waits for a process that was stopped. */
-const busyTimeout = 60_000;
-
-const holdTables = `
-  CREATE TABLE holds (owner TEXT NOT NULL, path TEXT NOT NULL, PRIMARY KEY (owner, path)) STRICT, WITHOUT ROWID;
-  CREATE INDEX heldPaths ON holds (path);
-  CREATE TABLE collector (id INTEGER PRIMARY KEY CHECK (id = 1), owner TEXT NOT NULL) STRICT;
-  PRAGMA user_version = ${schemaVersion};
-`;
-
-const schema = `
-  CREATE TABLE paths (
-    id INTEGER PRIMARY KEY,
-    path TEXT NOT NULL UNIQUE,
-    narHash TEXT NOT NULL,
-    narSize INTEGER NOT NULL,
-    deriver TEXT,
-    registrationTime INTEGER NOT NULL,
-    ultimate INTEGER NOT NULL,
-    signatures TEXT NOT NULL,
-    ca TEXT
-  ) STRICT;
-  CREATE TABLE refs (
-    referrer INTEGER NOT NULL REFERENCES paths (id) ON DELETE CASCADE,
-    reference INTEGER NOT NULL REFERENCES paths (id),
-    PRIMARY KEY (referrer, reference)
-  ) STRICT, WITHOUT ROWID;
-  CREATE INDEX referrers ON refs (reference);
-  CREATE TABLE memo (
-    key TEXT PRIMARY KEY,
-    value TEXT NOT NULL,
-    about TEXT,
-    written INTEGER NOT NULL DEFAULT 0
-  ) STRICT, WITHOUT ROWID;
-  ${holdTables}
-`;
-
-/** What an older flk made has neither; that it knows nothing of them does no harm. */
-const memoColumns = (now: number): string => `
-  ALTER TABLE memo ADD COLUMN about TEXT;
-  ALTER TABLE memo ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
-  UPDATE memo SET written = ${now};
-`;
 
 /** In place of the NAR hash of a path that is being replaced: its record is not valid. */
 const suspended = '';
@@ -138,11 +93,7 @@ export async function openDatabaseToRead(file: string): Promise<StoreDatabase> {
   const guard = guardOf(file);
   const url = pathToFileURL(file).href;
   const open = (mode: string): Connection =>
-    opened(new Database(`${url}?${mode}`), (opening) => {
-      const version = versionOf(opening);
-      // The first version held nothing; else it is the same.
-      if (version !== 1 && version !== schemaVersion) throw otherVersion(file, version);
-    });
+    opened(new Database(`${url}?${mode}`), (opening) => assertReadable(opening, file));
   const connection = guard('open', () => {
     try {
       return open('mode=ro');
@@ -180,55 +131,6 @@ function opened(connection: Connection, work: (connection: Connection) => void):
     return connection;
   } catch (error) {
     connection.close();
-    throw error;
-  }
-}
-
-const versionOf = (connection: Connection): number =>
-  (connection.prepare('PRAGMA user_version').get() as { user_version: number }).user_version;
-
-function otherVersion(file: string, found: number): FlkError {
-  return new FlkError('FLK_STORE_INVALID', `${file} was made by another version of flk`, {
-    facts: { found: String(found), wanted: String(schemaVersion) },
-    hint: 'update flk, or choose another store with --store',
-  });
-}
-
-function prepare(connection: Connection, file: string): void {
-  connection.exec(`PRAGMA busy_timeout = ${busyTimeout}`);
-  if (versionOf(connection) === 0) {
-    connection.exec('PRAGMA journal_mode = WAL');
-    // Another process may have been first.
-    transaction(connection, () => {
-      if (versionOf(connection) === 0) connection.exec(schema);
-    });
-  }
-  if (versionOf(connection) === 1)
-    transaction(connection, () => {
-      if (versionOf(connection) === 1) connection.exec(holdTables);
-    });
-  const version = versionOf(connection);
-  if (version !== schemaVersion) throw otherVersion(file, version);
-  if (!hasMemoColumns(connection))
-    transaction(connection, () => {
-      if (!hasMemoColumns(connection)) connection.exec(memoColumns(Date.now()));
-    });
-  // A commit is on disk before flk goes on, as everything else that flk writes.
-  connection.exec('PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON');
-}
-
-const hasMemoColumns = (connection: Connection): boolean =>
-  connection.prepare("SELECT 1 FROM pragma_table_info('memo') WHERE name = 'written'").get() !== undefined;
-
-function transaction<T>(connection: Connection, work: () => T): T {
-  connection.exec('BEGIN IMMEDIATE');
-  try {
-    const result = work();
-    connection.exec('COMMIT');
-    return result;
-  } catch (error) {
-    // A full disk ends the transaction by itself.
-    if (connection.inTransaction) connection.exec('ROLLBACK');
     throw error;
   }
 }
@@ -422,8 +324,8 @@ class SqliteRecords implements StoreDatabase {
   }
 
   heldByOthers(): readonly { readonly owner: string; readonly path: StorePath }[] {
-    // The first version held nothing; who only reads does not change that.
-    if (versionOf(this.#connection) === 1) return [];
+    // Who only reads does not change that.
+    if (!hasHolds(this.#connection)) return [];
     return this.#guard('read', () =>
       this.#connection
         .prepare<[string]>('SELECT owner, path FROM holds JOIN paths USING (path) WHERE owner <> ?')
