@@ -271,8 +271,8 @@ function apply(
 ): void {
   const folder = join(root, folders[at]!);
   const place = join(folder, name);
-  // What a link stands for is never written through.
-  if (existsSync(folder) && lstatSync(folder).isSymbolicLink()) rmSync(folder);
+  // What a link stands for is never written through; it may stand for nothing.
+  if (lstatSync(folder, { throwIfNoEntry: false })?.isSymbolicLink()) rmSync(folder);
   if (kind === 'gone') rmSync(folder, { recursive: true, force: true });
   else if (kind === 'remove') rmSync(place, { recursive: true, force: true });
   else if (kind === 'mode') {
